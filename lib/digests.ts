@@ -1,0 +1,121 @@
+/** Digests of bytes that pass by once: SHA-256 of the whole, CRC32 of each block, and what a caller demanded. */
+import { createHash, type Hash } from 'node:crypto';
+import { crc32 } from 'node:zlib';
+
+/** Length of a block of `Digests.blockCrcs`: 8 MiB. */
+export const BLOCK_BYTES = 8 * 1024 * 1024;
+
+/** What is known of bytes that were read once in full. */
+export interface Digests {
+  /** Bytes. */
+  readonly size: number;
+  /** Lower-case hex. */
+  readonly sha256: string;
+  /** CRC32 (IEEE) of each block of `BLOCK_BYTES` (the last may be shorter), in order; none for no bytes. */
+  readonly blockCrcs: Uint32Array;
+}
+
+/** Digests that a caller demands of the bytes it sends; lower-case hex. */
+export interface ExpectedDigests {
+  readonly sha256?: string | undefined;
+  readonly sha512?: string | undefined;
+  readonly md5?: string | undefined;
+  readonly crc32?: string | undefined;
+}
+
+/** Takes bytes in any pieces; `digests()` ends it. */
+export class Digester {
+  readonly #sha256 = createHash('sha256');
+  readonly #extra: { readonly name: 'md5' | 'sha512'; readonly hash: Hash }[] = [];
+  readonly #expected: ExpectedDigests;
+  readonly #crcs: number[] = [];
+  #crc = 0;
+  #inBlock = 0;
+  #size = 0;
+
+  constructor(expected: ExpectedDigests = {}) {
+    this.#expected = expected;
+    for (const name of ['md5', 'sha512'] as const)
+      if (expected[name] !== undefined) this.#extra.push({ name, hash: createHash(name) });
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  update(chunk: Uint8Array): void {
+    this.#sha256.update(chunk);
+    for (const { hash } of this.#extra) hash.update(chunk);
+    this.#size += chunk.length;
+    for (let at = 0; at < chunk.length; ) {
+      const take = Math.min(chunk.length - at, BLOCK_BYTES - this.#inBlock);
+      this.#crc = crc32(chunk.subarray(at, at + take), this.#crc);
+      this.#inBlock += take;
+      at += take;
+      if (this.#inBlock === BLOCK_BYTES) this.#endBlock();
+    }
+  }
+
+  #endBlock(): void {
+    this.#crcs.push(this.#crc);
+    this.#crc = 0;
+    this.#inBlock = 0;
+  }
+
+  /** The digests, and the first demanded one that the bytes do not have. */
+  end(): { readonly digests: Digests; readonly mismatch?: { readonly name: string; readonly expected: string; readonly actual: string } } {
+    if (this.#inBlock > 0) this.#endBlock();
+    const digests: Digests = {
+      size: this.#size,
+      sha256: this.#sha256.digest('hex'),
+      blockCrcs: Uint32Array.from(this.#crcs),
+    };
+    const actual: Record<string, string> = { sha256: digests.sha256, crc32: hexOfCrc(wholeCrc(digests)) };
+    for (const { name, hash } of this.#extra) actual[name] = hash.digest('hex');
+    for (const [name, expected] of Object.entries(this.#expected))
+      if (expected !== undefined && actual[name] !== expected)
+        return { digests, mismatch: { name, expected, actual: actual[name] ?? 'unknown' } };
+    return { digests };
+  }
+}
+
+export const hexOfCrc = (crc: number): string => crc.toString(16).padStart(8, '0');
+
+/** CRC32 of the whole, from its blocks'. */
+export function wholeCrc({ size, blockCrcs }: Pick<Digests, 'size' | 'blockCrcs'>): number {
+  let crc = 0;
+  let left = size;
+  for (const block of blockCrcs) {
+    const length = Math.min(left, BLOCK_BYTES);
+    crc = combineCrc(crc, block, length);
+    left -= length;
+  }
+  return crc;
+}
+
+/** x^(2^k) modulo the CRC32 polynomial (reflected), for k = 0, 1, …: made once, on first use. */
+let powers: Uint32Array | undefined;
+
+/** CRC32 of A followed by B, from CRC32(A), CRC32(B) and B's length in bytes. */
+export function combineCrc(crcA: number, crcB: number, lengthB: number): number {
+  if (!powers) {
+    powers = new Uint32Array(64);
+    powers[0] = 0x40000000; // x^1
+    for (let k = 1; k < 64; k++) powers[k] = multiply(powers[k - 1]!, powers[k - 1]!);
+  }
+  // multiply CRC(A) by x^(8·lengthB): walk the bits of the bit length
+  let factor = 0x80000000; // x^0
+  for (let n = lengthB, k = 3; n > 0; n = Math.floor(n / 2), k++)
+    if (n % 2 === 1) factor = multiply(factor, powers[k]!);
+  return (multiply(factor, crcA) ^ crcB) >>> 0;
+}
+
+/** Product of two polynomials modulo the CRC32 polynomial, all bit-reflected. */
+function multiply(a: number, b: number): number {
+  let product = 0;
+  for (let bit = 0x80000000; bit !== 0; bit >>>= 1) {
+    if ((a & bit) !== 0) product ^= b;
+    b = (b & 1) !== 0 ? (b >>> 1) ^ 0xedb88320 : b >>> 1;
+  }
+  return product >>> 0;
+}

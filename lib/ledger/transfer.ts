@@ -1,0 +1,95 @@
+/** What a transfer is, as the ledger keeps it and as everything above speaks of it. */
+import type { Digests, ExpectedDigests } from '../digests.ts';
+import type { FailureKind } from '../errors.ts';
+import type { StorePath } from '../path.ts';
+
+export const TRANSFER_KINDS = ['upload', 'download', 'copy', 'delete'] as const;
+export type TransferKind = (typeof TRANSFER_KINDS)[number];
+
+/** accepted → running → publishing → one of the endings. Every change is one conditional UPDATE on (id, state, epoch). */
+export const TRANSFER_STATES = ['accepted', 'running', 'publishing', 'succeeded', 'failed', 'cancelled', 'superseded'] as const;
+export type TransferState = (typeof TRANSFER_STATES)[number];
+export const ENDED_STATES = ['succeeded', 'failed', 'cancelled', 'superseded'] as const satisfies readonly TransferState[];
+
+export const ON_EXISTS = ['replace', 'skip', 'skip-if-same', 'fail'] as const;
+export type OnExists = (typeof ON_EXISTS)[number];
+
+/** An object in a configured store, by the store's name. The artifact root is the store `artifacts`. */
+export interface Place {
+  readonly store: string;
+  readonly path: StorePath;
+}
+
+export interface NewTransfer {
+  /** From `newTransferId()`; made before the bytes are staged, because it names them. */
+  readonly id: string;
+  readonly kind: TransferKind;
+  /** Where the bytes come from; undefined for an upload whose bytes are staged, and for a delete. */
+  readonly from?: Place | undefined;
+  /** Where they go; undefined for a download (its bytes go to staging). */
+  readonly to?: Place | undefined;
+  /** Of the staged bytes. */
+  readonly digests?: Digests | undefined;
+  readonly expected?: ExpectedDigests | undefined;
+  readonly onExists: OnExists;
+  /** 1 (first) to 1000; 100 where the caller has no wish. */
+  readonly priority: number;
+  readonly labels: Readonly<Record<string, string>>;
+  /** Unix time in ms after which it ends as `timeout`. */
+  readonly deadlineMs?: number | undefined;
+  /** Who asks; `anonymous` where auth is off. */
+  readonly owner: string;
+}
+
+/** What happened to the bytes, for people: `{ check: 'crc32', by: 's3', … }`. */
+export interface Verification {
+  /** `size`, `sha256`, `crc32`, `md5` … */
+  readonly check: string;
+  /** Who compared: `client` (against what the caller sent), `store` (the backend itself), `read-back`, `staging`. */
+  readonly by: string;
+}
+export interface TransferResult {
+  /** `published`, `skipped` (onExists), `removed`, `ready` (a download that can be fetched). */
+  readonly outcome: 'published' | 'skipped' | 'removed' | 'ready';
+  readonly size?: number | undefined;
+  readonly etag?: string | undefined;
+  readonly sha256?: string | undefined;
+  readonly verified: readonly Verification[];
+}
+
+export interface Transfer extends NewTransfer {
+  /** Order of acceptance over all transfers; strictly increasing. */
+  readonly seq: number;
+  readonly state: TransferState;
+  /** How often it was given a new job; part of the job's id. From 1. */
+  readonly epoch: number;
+  /** Attempts that failed (spent ones only). */
+  readonly attempts: number;
+  readonly createdMs: number;
+  /** Last time a job was put into the queue for this epoch, or accepted. */
+  readonly queuedMs: number;
+  readonly startedMs?: number | undefined;
+  readonly endedMs?: number | undefined;
+  readonly failure?: { readonly kind: FailureKind; readonly message: string } | undefined;
+  readonly result?: TransferResult | undefined;
+  /** The staged bytes (of an upload, or of a finished download) may be removed after this time; undefined: none staged. */
+  readonly stagedUntilMs?: number | undefined;
+}
+
+export interface Attempt {
+  readonly number: number;
+  readonly epoch: number;
+  readonly worker: string;
+  readonly startedMs: number;
+  readonly endedMs?: number | undefined;
+  /** Why it ended without success; undefined for the one that succeeded or is still running. */
+  readonly failure?: { readonly kind: FailureKind; readonly message: string } | undefined;
+}
+
+/** One state change; `seq` numbers all of them and is the SSE event id. */
+export interface TransferEvent {
+  readonly seq: number;
+  readonly transferId: string;
+  readonly state: TransferState;
+  readonly atMs: number;
+}

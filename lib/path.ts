@@ -1,0 +1,73 @@
+import { Failure } from './errors.ts';
+
+declare const checked: unique symbol;
+/**
+ * A path inside a store: segments joined by `/`, no leading or trailing slash, `''` for the root. Parsed once by
+ * `parsePath`, safe ever after: no `.`/`..`/empty segment, no control character, no backslash, valid Unicode.
+ */
+export type StorePath = string & { readonly [checked]: true };
+export const ROOT = '' as StorePath;
+
+/** Names that start so are ours (files on their way to being published): never listed, never written through. */
+export const HIDDEN_PREFIX = '.longshore-';
+/** The reference server's own temporary names, which it refuses and hides as well. */
+const REFERENCE_TEMP_PREFIX = '.artifact.uploading.';
+
+export const isHiddenName = (name: string): boolean =>
+  name.startsWith(HIDDEN_PREFIX) || name.startsWith(REFERENCE_TEMP_PREFIX);
+
+const refuse = (why: string): never => {
+  throw new Failure('invalid', `Invalid path: ${why}`);
+};
+
+/**
+ * A path as it was given, already percent-decoded once, as a `StorePath`. Runs of slashes collapse and one trailing
+ * slash falls away, as on MLflow's server. Whatever would be an escape after more decoding is refused as well.
+ * @throws Failure `invalid`
+ */
+export function parsePath(given: string): StorePath {
+  rules(given);
+  for (let text = given, round = 0; round < 10; round++) {
+    let next: string;
+    try {
+      next = decodeURIComponent(text);
+    } catch {
+      break; // a lone percent sign is a legal character of a name
+    }
+    if (next === text) break;
+    if (round === 9) refuse('percent-encoded too many times');
+    rules(next);
+    text = next;
+  }
+  return given.replace(/\/+/g, '/').replace(/\/$/, '') as StorePath;
+}
+
+function rules(text: string): void {
+  if (!text.isWellFormed()) refuse('not valid Unicode');
+  if (text.startsWith('/')) refuse('an absolute path; it must be relative to the artifact root');
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what this looks for
+  if (/[\u0000-\u001f\u007f]/.test(text)) refuse('it contains a control character');
+  if (text.includes('#')) refuse("it contains '#'");
+  if (text.includes('\\')) refuse('it contains a backslash');
+  if (/^[A-Za-z]:/.test(text)) refuse('it starts with a drive letter');
+  if (/^file:/i.test(text)) refuse('it is a file: URI');
+  for (const segment of text.split('/')) {
+    if (segment === '.' || segment === '..') refuse(`it contains the segment '${segment}'`);
+    if (isHiddenName(segment)) refuse(`names that start with '${HIDDEN_PREFIX}' or '${REFERENCE_TEMP_PREFIX}' are reserved`);
+  }
+}
+
+/** `dir/name`, where either may be the root. Both are already checked. */
+export function joinPath(dir: StorePath, below: StorePath): StorePath {
+  return (dir === '' ? below : below === '' ? dir : `${dir}/${below}`) as StorePath;
+}
+
+/** Last segment; `''` for the root. */
+export const baseName = (path: StorePath): string => path.slice(path.lastIndexOf('/') + 1);
+
+/** The directory that holds it; the root for a top-level name. */
+export const parentOf = (path: StorePath): StorePath => path.slice(0, Math.max(0, path.lastIndexOf('/'))) as StorePath;
+
+/** Whether `path` is `dir` or lies below it, by whole segments. */
+export const isWithin = (path: StorePath, dir: StorePath): boolean =>
+  dir === '' || path === dir || path.startsWith(`${dir}/`);

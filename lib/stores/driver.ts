@@ -1,0 +1,180 @@
+/**
+ * The contract between one vendor's driver and everything above it. A driver is thin: it knows one vendor, throws the
+ * vendor's own errors, never retries, never logs. Retry, limits, stall detection, metrics, checksums and error wrapping
+ * are written once, in `layers/` and `store.ts`. `test/contract/store.ts` proves all that is promised here, both ways.
+ */
+import type { FailureKind } from '../errors.ts';
+import type { StorePath } from '../path.ts';
+
+/** Bytes on their way. Chunks are lent: a consumer is done with one before it asks for the next, or copies it. */
+export type Bytes = AsyncIterable<Uint8Array>;
+
+/** Half-open: `start` is the first byte, `end` the one after the last. */
+export interface ByteRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+export interface FileEntry {
+  readonly kind: 'file';
+  readonly path: StorePath;
+  /** Bytes. */
+  readonly size: number;
+  /** Opaque version, without quotes: differs whenever the content may differ. */
+  readonly etag: string;
+  /** Unix time in ms. */
+  readonly modifiedMs: number;
+  /** Who published it (`WriteCall.token`), where the store can remember it; `head` answers it, `list` need not. */
+  readonly token?: string;
+  /** CRC32 (IEEE) of the whole object as the store itself computed it, where it does. */
+  readonly crc32?: number;
+}
+export interface DirEntry {
+  readonly kind: 'dir';
+  readonly path: StorePath;
+}
+export type Entry = FileEntry | DirEntry;
+
+/** Facts that change what callers must do. Each is proved by the contract suite. */
+export interface Traits {
+  /** `gap`: replacing an object, a reader may for a moment find neither the old nor the new one. */
+  readonly replace: 'atomic' | 'gap';
+  /** `mode: 'create'` is decided by the store itself, so that of two writers exactly one wins. */
+  readonly createOnly: boolean;
+  /** `ifMatch` is decided by the store itself; else it is looked at just before publishing. */
+  readonly conditionalWrite: boolean;
+  readonly rangedRead: boolean;
+  /** Directories exist on their own, also without a file in them. */
+  readonly emptyDirs: boolean;
+  /** `a` and `a/b` can both be files. */
+  readonly fileAndDir: boolean;
+  /** The store itself checks the CRC32 sent with each write and part. */
+  readonly checksWrites: boolean;
+  /** Longest path (prefix included by the driver) and longest single name, in UTF-8 bytes. */
+  readonly maxPathBytes: number;
+  readonly maxNameBytes: number;
+  /** Requests in flight that this store takes well from one process. */
+  readonly connections: number;
+}
+
+/** Every call has a signal: a call that nobody can stop is a leak. */
+export interface Call {
+  readonly signal: AbortSignal;
+}
+export interface ReadCall extends Call {
+  /** Only this version: another one, or none, fails with a `precondition` failure. */
+  readonly ifMatch?: string;
+}
+export interface WriteCall extends Call {
+  /** `create`: fails with `already-exists` where something is there. */
+  readonly mode: 'replace' | 'create';
+  /** Only over this version: else `precondition`. */
+  readonly ifMatch?: string;
+  readonly mediaType?: string;
+  /** Who writes: transfer id and epoch, or a request's id. Letters, digits, dashes; at most 64. Names hidden siblings. */
+  readonly token: string;
+}
+export interface ListCall extends Call {
+  /** `true`: every file below, no directories. `false`: files and directories right below. */
+  readonly deep: boolean;
+}
+
+/** Bytes to write that can be sent again: they are in memory, or can be opened again. */
+export interface Body {
+  /** Bytes; what `open` yields is exactly this long. */
+  readonly size: number;
+  /** CRC32 (IEEE) of the bytes, as an unsigned number; a store that checks writes is sent it. */
+  readonly crc32?: number;
+  open(): Iterable<Uint8Array> | Bytes;
+}
+
+export interface Reading {
+  /** The entry of the very version that the bytes are of. */
+  readonly entry: FileEntry;
+  /** What the bytes are: the range asked for, cut to the object's size. */
+  readonly range: ByteRange;
+  /** Read to the end or call `return()` (a `for await` does both): that frees the connection or file. Fails rather than end early. */
+  readonly bytes: Bytes;
+}
+
+export interface Driver {
+  readonly traits: Traits;
+  /** Absent, or a directory: an error that `classify` calls `not-found`. */
+  head(path: StorePath, call: Call): Promise<FileEntry>;
+  /** `range.start` beyond the end is the caller's fault: callers know the size from `head`. `undefined`: the whole. */
+  read(path: StorePath, range: ByteRange | undefined, call: ReadCall): Promise<Reading>;
+  /** All or nothing, durable when it resolves; when it rejects nothing new is visible, save a lost reply. */
+  write(path: StorePath, body: Body, call: WriteCall): Promise<FileEntry>;
+  /** Pages of entries below `dir`, sorted by nothing in particular; absent or a file: no entries. Hidden names are left out. */
+  list(dir: StorePath, call: ListCall): AsyncIterable<readonly Entry[]>;
+  /** Absent is fine. Answers what could not be removed, and why, in the vendor's errors. */
+  remove(paths: readonly StorePath[], call: Call): Promise<readonly RemoveFailure[]>;
+  /** Removes empty directories at and below `dir`; only where `traits.emptyDirs`. */
+  prune?(dir: StorePath, call: Call): Promise<void>;
+  /** Hidden siblings that a crash left behind, by their own (hidden) paths, which `remove` takes; only where writing makes such siblings. */
+  leftovers?(call: Call): AsyncIterable<readonly { readonly path: StorePath; readonly modifiedMs: number }[]>;
+  close(): Promise<void>;
+
+  /** Optional powers: there, or not supported. */
+  readonly multipart?: Multipart;
+
+  /** The only code that looks inside a vendor's error. */
+  classify(error: unknown): Classified;
+}
+
+export interface RemoveFailure {
+  readonly path: StorePath;
+  readonly error: unknown;
+}
+export interface Classified {
+  readonly kind: FailureKind;
+  /** What to tell people, without secrets; undefined: the error's own message. */
+  readonly message?: string;
+  readonly retryAfterMs?: number;
+}
+
+export interface Upload {
+  readonly path: StorePath;
+  /** The store's own name for it. */
+  readonly id: string;
+}
+export interface PendingUpload extends Upload {
+  /** Unix time in ms. */
+  readonly begunMs: number;
+}
+/** What the store holds of an upload. */
+export interface Receipt {
+  /** From 1. */
+  readonly number: number;
+  readonly size: number;
+  readonly etag: string;
+  readonly crc32?: number;
+}
+
+/** An upload in parts, addressed by path and id so that any worker can send any part and any worker can finish. */
+export interface Multipart {
+  readonly limits: {
+    /** Smallest part but the last; largest part; bytes. */
+    readonly minBytes: number;
+    readonly maxBytes: number;
+    readonly maxParts: number;
+    /** The size that this store is fastest with when parts come from memory. */
+    readonly goodBytes: number;
+    readonly order: 'any' | 'ascending';
+  };
+  begin(path: StorePath, call: WriteCall): Promise<Upload>;
+  /** Same number and bytes: same effect. Opens what `begin` made and never makes it. `offset` is where the part lies in the whole. */
+  part(upload: Upload, part: { readonly number: number; readonly offset: number }, body: Body, call: Call): Promise<Receipt>;
+  parts(upload: Upload, call: Call): AsyncIterable<readonly Receipt[]>;
+  /** Publishes, durable when it resolves. `whole.crc32` is compared by stores that can. */
+  finish(
+    upload: Upload,
+    receipts: readonly Receipt[],
+    whole: { readonly size: number; readonly crc32?: number },
+    call: WriteCall,
+  ): Promise<FileEntry>;
+  /** Forgets the upload and its bytes; an unknown one is fine. */
+  abandon(upload: Upload, call: Call): Promise<void>;
+  /** Uploads begun and not ended on exactly `path`, or anywhere where `path` is the root: for gc. */
+  pending(path: StorePath, call: Call): AsyncIterable<readonly PendingUpload[]>;
+}

@@ -29,8 +29,12 @@ export class Digester {
   readonly #extra: { readonly name: 'md5' | 'sha512'; readonly hash: Hash }[] = [];
   readonly #expected: ExpectedDigests;
   readonly #crcs: number[] = [];
+  /** CRC of the bytes since the last cut: at a block's end or where a part was taken. */
   #crc = 0;
+  #sinceCut = 0;
+  #blockCrc = 0;
   #inBlock = 0;
+  #partCrc = 0;
   #size = 0;
 
   constructor(expected: ExpectedDigests = {}) {
@@ -49,21 +53,41 @@ export class Digester {
     this.#size += chunk.length;
     for (let at = 0; at < chunk.length; ) {
       const take = Math.min(chunk.length - at, BLOCK_BYTES - this.#inBlock);
-      this.#crc = crc32(chunk.subarray(at, at + take), this.#crc);
+      this.#crc = crc32(at === 0 && take === chunk.length ? chunk : chunk.subarray(at, at + take), this.#crc);
+      this.#sinceCut += take;
       this.#inBlock += take;
       at += take;
       if (this.#inBlock === BLOCK_BYTES) this.#endBlock();
     }
   }
 
-  #endBlock(): void {
-    this.#crcs.push(this.#crc);
+  /** CRC32 of the bytes since this was last called, at no further cost: each byte is looked at once. */
+  takePartCrc(): number {
+    this.#cut();
+    const crc = this.#partCrc;
+    this.#partCrc = 0;
+    return crc;
+  }
+
+  #cut(): void {
+    this.#blockCrc = combineCrc(this.#blockCrc, this.#crc, this.#sinceCut);
+    this.#partCrc = combineCrc(this.#partCrc, this.#crc, this.#sinceCut);
     this.#crc = 0;
+    this.#sinceCut = 0;
+  }
+
+  #endBlock(): void {
+    this.#cut();
+    this.#crcs.push(this.#blockCrc);
+    this.#blockCrc = 0;
     this.#inBlock = 0;
   }
 
   /** The digests, and the first demanded one that the bytes do not have. */
-  end(): { readonly digests: Digests; readonly mismatch?: { readonly name: string; readonly expected: string; readonly actual: string } } {
+  end(): {
+    readonly digests: Digests;
+    readonly mismatch?: { readonly name: string; readonly expected: string; readonly actual: string };
+  } {
     if (this.#inBlock > 0) this.#endBlock();
     const digests: Digests = {
       size: this.#size,

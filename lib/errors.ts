@@ -18,9 +18,11 @@ interface FailureRule {
   readonly means: string;
 }
 
+// biome-ignore format: a table, one row a kind
 export const FAILURES = {
   'not-found': { retry: 'never', http: 404, mlflow: 'RESOURCE_DOES_NOT_EXIST', exit: 4, means: 'the object, transfer or bucket does not exist' },
   'already-exists': { retry: 'never', http: 409, mlflow: 'RESOURCE_CONFLICT', exit: 5, means: 'something is there already and the request said not to replace it' },
+  conflict: { retry: 'never', http: 409, mlflow: 'RESOURCE_CONFLICT', exit: 5, means: 'the state that the transfer is in does not allow this' },
   precondition: { retry: 'never', http: 412, mlflow: 'BAD_REQUEST', exit: 5, means: 'a condition of the request (If-Match, If-None-Match) does not hold' },
   invalid: { retry: 'never', http: 400, mlflow: 'INVALID_PARAMETER_VALUE', exit: 2, means: 'the request or a setting is wrong; sending it again will not help' },
   unprocessable: { retry: 'never', http: 422, mlflow: 'INVALID_PARAMETER_VALUE', exit: 2, means: 'an Idempotency-Key was used before for another request' },
@@ -70,7 +72,8 @@ export class Failure extends Error {
 /** Any thrown value as a `Failure`; what is not one already is a `bug` (an abort keeps the reason it was given). */
 export function failureOf(error: unknown): Failure {
   if (error instanceof Failure) return error;
-  if (error instanceof Error && error.name === 'AbortError' && error.cause instanceof Failure) return error.cause;
+  if (error instanceof Error && error.name === 'AbortError' && error.cause instanceof Failure)
+    return error.cause;
   const text = error instanceof Error ? error.message : String(error);
   return new Failure('bug', `unexpected: ${text}`, {}, { cause: error });
 }

@@ -12,7 +12,10 @@ const transferNote = z.object({ transfer: z.string().min(1).max(64), epoch: z.nu
 
 export const GC_TASKS = ['staging', 'uploads', 'downloads', 'history'] as const;
 export type GcTask = (typeof GC_TASKS)[number];
-const gcNote = z.object({ tasks: z.array(z.enum(GC_TASKS)).default([...GC_TASKS]), dryRun: z.boolean().default(false) });
+const gcNote = z.object({
+  tasks: z.array(z.enum(GC_TASKS)).default([...GC_TASKS]),
+  dryRun: z.boolean().default(false),
+});
 
 export const JOBS = {
   /** Staged bytes, or an object of another store, to a store. */

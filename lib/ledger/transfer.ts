@@ -63,8 +63,12 @@ export interface Transfer extends NewTransfer {
   readonly state: TransferState;
   /** How often it was given a new job; part of the job's id. From 1. */
   readonly epoch: number;
-  /** Attempts that failed (spent ones only). */
+  /** Attempts that failed (spent ones only); from 0 again after a retry. */
   readonly attempts: number;
+  /** How often a worker took it up, over all epochs: many with no attempt spent is a transfer that kills its workers. */
+  readonly starts: number;
+  /** It is a synchronous request's turn on its target: no job, no staged bytes. */
+  readonly synchronous: boolean;
   readonly createdMs: number;
   /** Last time a job was put into the queue for this epoch, or accepted. */
   readonly queuedMs: number;

@@ -164,7 +164,12 @@ export interface Multipart {
   };
   begin(path: StorePath, call: WriteCall): Promise<Upload>;
   /** Same number and bytes: same effect. Opens what `begin` made and never makes it. `offset` is where the part lies in the whole. */
-  part(upload: Upload, part: { readonly number: number; readonly offset: number }, body: Body, call: Call): Promise<Receipt>;
+  part(
+    upload: Upload,
+    part: { readonly number: number; readonly offset: number },
+    body: Body,
+    call: Call,
+  ): Promise<Receipt>;
   parts(upload: Upload, call: Call): AsyncIterable<readonly Receipt[]>;
   /** Publishes, durable when it resolves. `whole.crc32` is compared by stores that can. */
   finish(

@@ -1,0 +1,44 @@
+/** Collection on demand: what would go is answered at once, removing it is a job. */
+import type { FastifyInstance } from 'fastify';
+import { GC_TASKS, type GcTask } from '../../../lib/jobs/jobs.ts';
+import { COLLECT } from '../../../lib/transfer/gc.ts';
+import { demand } from '../auth.ts';
+import { requestSignal } from '../body.ts';
+import type { ApiDeps } from '../deps.ts';
+import { gcPlan, gcRequest } from '../schemas.ts';
+import { withZod } from '../validation.ts';
+
+export function registerGc(plain: FastifyInstance, deps: ApiDeps): void {
+  const app = withZod(plain);
+  app.post(
+    '/api/v1/gc',
+    {
+      schema: {
+        summary: 'Collect what nobody needs any more',
+        description:
+          'Expired staging, abandoned multipart uploads, downloads past their lease, history past retention. With `dryRun` ' +
+          'the answer (200) counts what would go; without it a job does it (202), as one does on schedule. Needs `operate`.',
+        tags: ['operations'],
+        body: gcRequest,
+        response: { 200: gcPlan, 202: gcPlan },
+      },
+    },
+    async (request, reply) => {
+      demand(request.principal, 'operate');
+      const { dryRun } = request.body;
+      const tasks = GC_TASKS.filter((task) => request.body.tasks.includes(task));
+      if (!dryRun) {
+        await deps.queue.enqueue('gc', { tasks, dryRun: false });
+        return reply.code(202).send({ dryRun, tasks: {} });
+      }
+      const signal = requestSignal(request.raw, reply.raw, 'answer');
+      const opts = { signal, dryRun, nowMs: Date.now(), historyMs: deps.config.historyMs };
+      const plan: { [T in GcTask]?: { items: number; bytes: number } } = {};
+      for (const task of tasks) {
+        const { items, bytes } = await COLLECT[task](deps, opts);
+        plan[task] = { items, bytes };
+      }
+      return { dryRun, tasks: plan };
+    },
+  );
+}

@@ -1,0 +1,243 @@
+/** Transfers of the asynchronous side: submit, look, cancel, retry. What is answered comes from the ledger. */
+import type { FastifyInstance } from 'fastify';
+import type { z } from 'zod';
+import { Failure, failureOf } from '../../../lib/errors.ts';
+import { pushCancel } from '../../../lib/jobs/control.ts';
+import { type Progress, readProgress } from '../../../lib/jobs/progress.ts';
+import type { TransferFilter } from '../../../lib/ledger/contract.ts';
+import { newTransferId } from '../../../lib/ledger/ids.ts';
+import type { NewTransfer, Place, Transfer } from '../../../lib/ledger/transfer.ts';
+import { placeOf } from '../../../lib/stores/uri.ts';
+import { answerAccepted, deadlineMsOf, enqueue, idempotencyOf, prefixOf } from '../accept.ts';
+import { demandAt, demandControl, demandSight, maySee } from '../access.ts';
+import { demand, type Principal } from '../auth.ts';
+import { sendContent } from '../content.ts';
+import type { ApiDeps } from '../deps.ts';
+import { listQuery, submission, transferId, transferList, transferView } from '../schemas.ts';
+import { withZod } from '../validation.ts';
+import { TRANSFERS, transferPath, viewOf } from '../views.ts';
+
+const TAGS = ['transfers'];
+const ONE = `${TRANSFERS}/:id`;
+/** Pages looked through for one that has something the caller may see. */
+const MAX_PAGES = 20;
+
+export function registerTransfers(plain: FastifyInstance, deps: ApiDeps): void {
+  const app = withZod(plain);
+  const { transfers } = deps.ledger;
+
+  app.post(
+    TRANSFERS,
+    {
+      schema: {
+        summary: 'Submit a transfer of one object',
+        description: 'The answer means that it is written down: killing any process, or all, loses nothing.',
+        tags: TAGS,
+        takesHeaders: { 'Idempotency-Key': IDEMPOTENCY_HELP },
+        body: submission,
+        response: { 202: transferView },
+      },
+    },
+    async (request, reply) => {
+      const { principal, body } = request;
+      const idempotency = idempotencyOf(request, principal, { route: 'transfers', ...body });
+      const before = idempotency && (await transfers.findByKey(idempotency.scope, idempotency.key));
+      const transfer = planned(deps, principal, body, before !== undefined);
+      answerAccepted(deps, request, reply, await transfers.accept(transfer, idempotency));
+    },
+  );
+
+  app.get(
+    TRANSFERS,
+    {
+      schema: {
+        summary: 'List transfers, newest first',
+        description: 'A page may be shorter than `limit`; it is the last one when it has no `nextCursor`.',
+        tags: TAGS,
+        querystring: listQuery,
+        response: { 200: transferList },
+      },
+    },
+    async (request) => {
+      const { cursor, limit, ...query } = request.query;
+      const prefix = prefixOf(request, deps.config.staticPrefix);
+      const page = await visiblePage(deps, request.principal, filterOf(query), { limit, cursor });
+      const progress = await progressOf(deps, page.transfers);
+      const views = page.transfers.map((one) => viewOf(one, prefix, { progress: progress.get(one.id) }));
+      return { transfers: views, ...(page.nextCursor !== undefined && { nextCursor: page.nextCursor }) };
+    },
+  );
+
+  app.get(
+    ONE,
+    {
+      schema: {
+        summary: 'One transfer, with its attempts',
+        tags: TAGS,
+        params: transferId,
+        response: { 200: transferView },
+      },
+    },
+    async (request) => {
+      const { id } = request.params;
+      const transfer = demandSight(request.principal, id, await transfers.get(id));
+      const attempts = await transfers.attemptsOf(id);
+      const progress = (await progressOf(deps, [transfer])).get(id);
+      return viewOf(transfer, prefixOf(request, deps.config.staticPrefix), { attempts, progress });
+    },
+  );
+
+  app.delete(
+    ONE,
+    {
+      schema: {
+        summary: 'Cancel it, wherever it runs',
+        description: '409 once it is publishing or has ended otherwise.',
+        tags: TAGS,
+        params: transferId,
+        response: { 200: transferView },
+      },
+    },
+    async (request) => {
+      const { id } = request.params;
+      const before = demandSight(request.principal, id, await transfers.get(id));
+      demandControl(request.principal, before);
+      const outcome = await transfers.cancel(id);
+      const after = demandSight(request.principal, id, await transfers.get(id));
+      if (outcome !== 'cancelled')
+        throw new Failure('conflict', `transfer ${id} cannot be cancelled any more: it is ${after.state}`);
+      void pushCancel(deps.queue, id);
+      if (before.state !== 'cancelled') countCancelled(deps, after);
+      return viewOf(after, prefixOf(request, deps.config.staticPrefix));
+    },
+  );
+
+  app.route({
+    method: ['GET', 'HEAD'],
+    url: `${ONE}/content`,
+    schema: {
+      summary: 'The bytes of a finished download',
+      description:
+        'Ranges and conditions are honoured; reading renews the lease. 409 with `Retry-After` until it is ready, 404 once its lease is over.',
+      tags: TAGS,
+      params: transferId,
+      bytes: { gives: 'application/octet-stream' },
+    },
+    handler: async (request, reply) => {
+      const { id } = request.params;
+      await sendContent(deps, request, reply, demandSight(request.principal, id, await transfers.get(id)));
+    },
+  });
+
+  app.post(
+    `${ONE}/retry`,
+    {
+      schema: {
+        summary: 'Accept a failed or cancelled transfer anew',
+        description:
+          '409 when it did not fail, or its staged bytes are gone. It takes its turn as if submitted now.',
+        tags: TAGS,
+        params: transferId,
+        response: { 202: transferView },
+      },
+    },
+    async (request, reply) => {
+      const { id } = request.params;
+      demandControl(request.principal, demandSight(request.principal, id, await transfers.get(id)));
+      const again = retried(id, await transfers.retry(id));
+      const prefix = prefixOf(request, deps.config.staticPrefix);
+      void reply.code(202).header('location', transferPath(prefix, id)).send(viewOf(again, prefix));
+      enqueue(deps, again);
+    },
+  );
+}
+
+export const IDEMPOTENCY_HELP =
+  'The same key with the same request answers the first transfer, for at least a day; with another request 422.';
+
+function planned(
+  deps: ApiDeps,
+  principal: Principal,
+  asked: z.output<typeof submission>,
+  repeated: boolean,
+): NewTransfer {
+  const from = 'from' in asked ? placeIn(deps, 'from', asked.from) : undefined;
+  const to = 'to' in asked ? placeIn(deps, 'to', asked.to) : undefined;
+  if (from) demandAt(principal, 'read', from);
+  if (to) demandAt(principal, 'write', to);
+  demand(principal, asked.kind === 'download' ? 'read' : 'write');
+  return {
+    id: newTransferId(),
+    kind: asked.kind,
+    from,
+    to,
+    expected: 'checksum' in asked ? asked.checksum : undefined,
+    onExists: 'onExists' in asked ? asked.onExists : 'replace',
+    priority: asked.priority,
+    labels: asked.labels,
+    deadlineMs: deadlineMsOf(asked.deadline, repeated),
+    owner: principal.name,
+  };
+}
+
+/** @throws Failure `invalid` that names the field */
+function placeIn(deps: ApiDeps, field: 'from' | 'to', given: string): Place {
+  try {
+    return placeOf(given, deps.stores);
+  } catch (error) {
+    const { kind, message } = failureOf(error);
+    throw new Failure(kind, `${field}: ${message}`, {}, { cause: error });
+  }
+}
+
+type ListQuery = Omit<z.output<typeof listQuery>, 'cursor' | 'limit'>;
+
+const filterOf = ({ state, kind, store, label, since, until }: ListQuery): TransferFilter => ({
+  state,
+  kind,
+  store,
+  label: label && { key: label[0], value: label[1] },
+  fromMs: since === undefined ? undefined : Date.parse(since),
+  toMs: until === undefined ? undefined : Date.parse(until),
+});
+
+async function visiblePage(
+  deps: ApiDeps,
+  principal: Principal,
+  filter: TransferFilter,
+  page: { readonly limit: number; readonly cursor: string | undefined },
+) {
+  let cursor = page.cursor;
+  for (let looked = 1; ; looked++) {
+    const found = await deps.ledger.transfers.list(filter, { limit: page.limit, cursor });
+    const transfers = found.transfers.filter((one) => maySee(principal, one));
+    cursor = found.nextCursor;
+    if (transfers.length > 0 || cursor === undefined || looked === MAX_PAGES)
+      return { transfers, nextCursor: cursor };
+  }
+}
+
+/** Of those that run; empty when Redis is away. */
+async function progressOf(deps: ApiDeps, of: readonly Transfer[]): Promise<ReadonlyMap<string, Progress>> {
+  const running = of.filter(({ state }) => state === 'running' || state === 'publishing').map(({ id }) => id);
+  return readProgress(deps.queue, running).catch(() => new Map());
+}
+
+function retried(id: string, outcome: Transfer | 'not-failed' | 'bytes-gone' | undefined): Transfer {
+  if (outcome === undefined) throw new Failure('not-found', `No transfer with the id '${id}'`);
+  if (outcome === 'not-failed')
+    throw new Failure(
+      'conflict',
+      `transfer ${id} is neither failed nor cancelled: there is nothing to retry`,
+    );
+  if (outcome === 'bytes-gone')
+    throw new Failure(
+      'conflict',
+      `the staged bytes of transfer ${id} are gone: send them again as a new upload`,
+    );
+  return outcome;
+}
+
+function countCancelled({ metrics }: ApiDeps, { kind, to, from }: Transfer): void {
+  metrics.transfersEnded.inc({ kind, store: (to ?? from)?.store ?? '', outcome: 'cancelled' });
+}

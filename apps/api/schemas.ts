@@ -1,0 +1,241 @@
+/**
+ * What `/api/v1` takes and answers: one zod schema per thing, from which come validation, types and `/openapi.json`.
+ * Times are RFC 3339 in UTC, sizes bytes, durations seconds.
+ */
+import { z } from 'zod';
+import type { ExpectedDigests } from '../../lib/digests.ts';
+import { FAILURE_KINDS } from '../../lib/errors.ts';
+import { GC_TASKS } from '../../lib/jobs/jobs.ts';
+import { ON_EXISTS, TRANSFER_KINDS, TRANSFER_STATES } from '../../lib/ledger/transfer.ts';
+
+const HEX_LENGTHS = { 'sha-256': 64, 'sha-512': 128, md5: 32, crc32: 8 } as const;
+type Algorithm = keyof typeof HEX_LENGTHS;
+const ALGORITHMS = Object.keys(HEX_LENGTHS) as [Algorithm, ...Algorithm[]];
+const DIGEST_NAMES = { 'sha-256': 'sha256', 'sha-512': 'sha512', md5: 'md5', crc32: 'crc32' } as const;
+
+const MAX_LABELS = 16;
+const MAX_DEADLINE_SECONDS = 31 * 24 * 3600;
+
+const place = z
+  .string()
+  .min(1)
+  .max(4096)
+  .describe(
+    'An artifact path (`models/w.bin`), or a URI below the root of a configured store (`s3://bucket/prefix/w.bin`).',
+  );
+
+const checksumPair = z.strictObject({
+  algorithm: z.enum(ALGORITHMS),
+  value: z.string().describe('Hexadecimal.'),
+});
+
+/** `sha-256:<hex>` or `{ algorithm, value }`, as the digests the bytes must have. */
+const checksum = z
+  .union([z.string(), checksumPair], {
+    error: 'give "sha-256:<hex>" or { "algorithm": "sha-256", "value": "<hex>" }',
+  })
+  .describe('What the bytes must have, else nothing is published: `sha-256:<hex>`, or as an object.')
+  .transform((given, ctx): ExpectedDigests => {
+    const at = typeof given === 'string' ? given.indexOf(':') : -1;
+    const algorithm =
+      typeof given === 'string' ? given.slice(0, Math.max(0, at)).toLowerCase() : given.algorithm;
+    const value = (typeof given === 'string' ? given.slice(at + 1) : given.value).toLowerCase();
+    const length = (HEX_LENGTHS as Record<string, number>)[algorithm];
+    if (length === undefined || value.length !== length || !/^[0-9a-f]*$/.test(value)) {
+      const message = `it must be one of ${ALGORITHMS.map((name) => `${name}:<${HEX_LENGTHS[name]} hex digits>`).join(', ')}`;
+      ctx.addIssue({ code: 'custom', message });
+      return z.NEVER;
+    }
+    return { [DIGEST_NAMES[algorithm as Algorithm]]: value };
+  });
+
+const labelKey = z
+  .string()
+  .regex(
+    /^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$/,
+    'a label key is 1 to 63 letters, digits, dots, dashes, underscores or slashes',
+  );
+const labelValue = z
+  .string()
+  .regex(/^\P{Cc}{0,255}$/u, 'a label value is at most 255 characters, none of them a control character');
+const MANY_LABELS = `at most ${MAX_LABELS} labels`;
+const labels = z
+  .record(labelKey, labelValue)
+  .refine((all) => Object.keys(all).length <= MAX_LABELS, MANY_LABELS);
+
+const priority = z.number().int().min(1).max(1000).default(100).describe('1 goes first, 1000 last.');
+const onExists = z
+  .enum(ON_EXISTS)
+  .default('replace')
+  .describe('What to do where something is there already; `skip-if-same` compares size and digest.');
+
+/** Seconds from now, or a time. Resolved against the clock when the request is handled. */
+const deadline = z
+  .union([z.number().int().min(1).max(MAX_DEADLINE_SECONDS), z.iso.datetime({ offset: true })], {
+    error: `give seconds from now (1 to ${MAX_DEADLINE_SECONDS}) or a time such as 2030-01-31T12:00:00Z`,
+  })
+  .describe('The transfer fails as `timeout` when it has not ended by then: seconds from now, or a time.');
+
+const common = { priority, labels: labels.default({}), deadline: deadline.optional() };
+const written = { checksum: checksum.optional(), onExists };
+
+export const submission = z
+  .discriminatedUnion('kind', [
+    z.strictObject({ kind: z.literal('upload'), from: place, to: place, ...written, ...common }),
+    z.strictObject({ kind: z.literal('copy'), from: place, to: place, ...written, ...common }),
+    z.strictObject({ kind: z.literal('download'), from: place, checksum: checksum.optional(), ...common }),
+    z.strictObject({ kind: z.literal('delete'), to: place, ...common }),
+  ])
+  .meta({
+    id: 'Submission',
+    description:
+      'One object to move. `upload` and `copy` go from one store to another; `download` brings an object into ' +
+      'staging, from where `/content` serves it; `delete` removes what is at `to` and below it.',
+  });
+
+/** A query parameter that is a number; text in JSON Schema's eyes as well. */
+const numeric = (schema: z.ZodNumber) => z.coerce.number<string | number>().pipe(schema);
+
+const LABEL_PAIR = 'write a label as key:value';
+const labelPairs = z
+  .union([z.string(), z.array(z.string())])
+  .transform((given) => [given].flat())
+  .pipe(z.array(z.string().regex(/^[^:]+:/, LABEL_PAIR)).max(MAX_LABELS, MANY_LABELS))
+  .transform((pairs) => Object.fromEntries(pairs.map((pair) => splitAt(pair, pair.indexOf(':')))))
+  .pipe(labels);
+
+const splitAt = (text: string, at: number): [string, string] => [text.slice(0, at), text.slice(at + 1)];
+
+/** Options of an upload whose body is the bytes. */
+export const uploadOptions = z.strictObject({
+  priority: numeric(z.number().int().min(1).max(1000)).default(100).describe('1 goes first, 1000 last.'),
+  'on-exists': onExists,
+  label: labelPairs.default({}).describe('`key:value`, repeatable.'),
+  deadline: z
+    .string()
+    .transform((text) => (/^\d+$/.test(text) ? Number(text) : text))
+    .pipe(deadline)
+    .optional()
+    .describe('Seconds from now, or a time.'),
+});
+
+const time = z.iso.datetime({ offset: true });
+export const listQuery = z.strictObject({
+  state: z.enum(TRANSFER_STATES).optional(),
+  kind: z.enum(TRANSFER_KINDS).optional(),
+  store: z.string().optional().describe('Name of a configured store that the transfer reads or writes.'),
+  label: z
+    .string()
+    .regex(/^[^=]+=/, 'write it as label=key=value')
+    .transform((pair) => splitAt(pair, pair.indexOf('=')))
+    .optional()
+    .describe('`key=value`.'),
+  since: time.optional().describe('Accepted at this time or later.'),
+  until: time.optional().describe('Accepted before this time.'),
+  limit: numeric(z.number().int().min(1).max(1000)).default(100),
+  cursor: z.string().max(200).optional().describe('`nextCursor` of the page before.'),
+});
+
+export const transferId = z.strictObject({
+  id: z.string().regex(/^[A-Za-z0-9-]{1,64}$/, 'a transfer id is letters, digits and dashes'),
+});
+
+export const eventsQuery = z.strictObject({
+  'last-event-id': numeric(z.number().int().nonnegative())
+    .optional()
+    .describe('As the header `Last-Event-ID`: state events after this one come first.'),
+});
+
+export const gcRequest = z
+  .strictObject({
+    tasks: z
+      .array(z.enum(GC_TASKS))
+      .min(1)
+      .default([...GC_TASKS]),
+    dryRun: z.boolean().default(false).describe('Answer what would go, remove nothing.'),
+  })
+  .meta({ id: 'Collection' });
+
+const failure = z
+  .object({ kind: z.enum(FAILURE_KINDS as [string, ...string[]]), message: z.string() })
+  .meta({ id: 'Failure' });
+const placeView = z.object({ store: z.string(), path: z.string() }).meta({ id: 'Place' });
+
+const attemptView = z
+  .object({
+    number: z.number().int(),
+    worker: z.string(),
+    startedAt: z.iso.datetime(),
+    endedAt: z.iso.datetime().optional(),
+    failure: failure.optional(),
+  })
+  .meta({ id: 'Attempt' });
+
+const resultView = z
+  .object({
+    outcome: z.enum(['published', 'skipped', 'removed', 'ready']),
+    size: z.number().int().optional(),
+    etag: z.string().optional(),
+    sha256: z.string().optional(),
+    verified: z
+      .array(z.object({ check: z.string(), by: z.string() }))
+      .describe('What was compared, and by whom: `client`, `store`, `read-back` or `staging`.'),
+  })
+  .meta({ id: 'Result' });
+
+export const transferView = z
+  .object({
+    id: z.string(),
+    kind: z.enum(TRANSFER_KINDS),
+    state: z.enum(TRANSFER_STATES),
+    from: placeView.optional(),
+    to: placeView.optional(),
+    priority: z.number().int(),
+    onExists: z.enum(ON_EXISTS),
+    labels: z.record(z.string(), z.string()),
+    owner: z.string(),
+    createdAt: z.iso.datetime(),
+    startedAt: z.iso.datetime().optional(),
+    endedAt: z.iso.datetime().optional(),
+    deadline: z.iso.datetime().optional(),
+    bytesDone: z
+      .number()
+      .int()
+      .optional()
+      .describe('Of the attempt that runs; only while it runs and Redis answers.'),
+    bytesTotal: z.number().int().optional(),
+    bytesPerSecond: z.number().optional(),
+    etaSeconds: z.number().optional(),
+    failedAttempts: z.number().int(),
+    attempts: z.array(attemptView).optional().describe('Only in the answer for one transfer.'),
+    failure: failure.optional(),
+    result: resultView.optional(),
+    bytesKeptUntil: z.iso
+      .datetime()
+      .optional()
+      .describe(
+        'Until when staging keeps the bytes: of a download that is ready, or of an upload that can be retried.',
+      ),
+    content: z.string().optional().describe('Where the bytes of a finished download are served.'),
+  })
+  .meta({ id: 'Transfer' });
+export type TransferView = z.output<typeof transferView>;
+
+export const transferList = z
+  .object({ transfers: z.array(transferView), nextCursor: z.string().optional() })
+  .meta({ id: 'TransferList' });
+
+export const gcPlan = z
+  .object({
+    dryRun: z.boolean(),
+    tasks: z.partialRecord(z.enum(GC_TASKS), z.object({ items: z.number().int(), bytes: z.number().int() })),
+  })
+  .meta({ id: 'CollectionPlan' });
+
+export const errorBody = z
+  .object({
+    error_code: z.string(),
+    message: z.string(),
+    kind: z.enum(FAILURE_KINDS as [string, ...string[]]),
+  })
+  .meta({ id: 'Error', description: 'Every answer that is not a success, on every route.' });

@@ -1,0 +1,68 @@
+/** A transfer as `/api/v1` answers it. */
+import type { Progress } from '../../lib/jobs/progress.ts';
+import type { Attempt, Transfer } from '../../lib/ledger/transfer.ts';
+import type { TransferView } from './schemas.ts';
+
+export const TRANSFERS = '/api/v1/transfers';
+
+/** `prefix`: the static prefix that the request came through, which the links in the answer repeat. */
+export function transferPath(prefix: string, id: string): string {
+  return `${prefix}${TRANSFERS}/${id}`;
+}
+
+const iso = (ms: number): string => new Date(ms).toISOString();
+
+export function viewOf(
+  transfer: Transfer,
+  prefix: string,
+  more: { readonly progress?: Progress | undefined; readonly attempts?: readonly Attempt[] } = {},
+): TransferView {
+  const { id, kind, state, from, to, priority, onExists, labels, owner, failure, result } = transfer;
+  const view: TransferView = {
+    id,
+    kind,
+    state,
+    ...(from && { from: { store: from.store, path: from.path } }),
+    ...(to && { to: { store: to.store, path: to.path } }),
+    priority,
+    onExists,
+    labels: { ...labels },
+    owner,
+    createdAt: iso(transfer.createdMs),
+    failedAttempts: transfer.attempts,
+    ...bytesOf(transfer, more.progress),
+  };
+  if (transfer.startedMs !== undefined) view.startedAt = iso(transfer.startedMs);
+  if (transfer.endedMs !== undefined) view.endedAt = iso(transfer.endedMs);
+  if (transfer.deadlineMs !== undefined) view.deadline = iso(transfer.deadlineMs);
+  if (transfer.stagedUntilMs !== undefined) view.bytesKeptUntil = iso(transfer.stagedUntilMs);
+  if (more.attempts) view.attempts = more.attempts.map(attemptOf);
+  if (failure) view.failure = { kind: failure.kind, message: failure.message };
+  if (result) view.result = { ...result, verified: [...result.verified] };
+  if (result?.outcome === 'ready') view.content = `${transferPath(prefix, id)}/content`;
+  return view;
+}
+
+function bytesOf(transfer: Transfer, progress: Progress | undefined) {
+  const total = transfer.result?.size ?? progress?.total ?? transfer.digests?.size;
+  const facts = {
+    ...(total !== undefined && { bytesTotal: total }),
+    ...(transfer.state === 'succeeded' && total !== undefined && { bytesDone: total }),
+  };
+  if (!progress || (transfer.state !== 'running' && transfer.state !== 'publishing')) return facts;
+  const rate = progress.bytesPerSecond;
+  return {
+    ...facts,
+    bytesDone: progress.done,
+    bytesPerSecond: rate,
+    ...(rate > 0 && total !== undefined && { etaSeconds: Math.max(0, total - progress.done) / rate }),
+  };
+}
+
+const attemptOf = ({ number, worker, startedMs, endedMs, failure }: Attempt) => ({
+  number,
+  worker,
+  startedAt: iso(startedMs),
+  ...(endedMs !== undefined && { endedAt: iso(endedMs) }),
+  ...(failure && { failure: { kind: failure.kind, message: failure.message } }),
+});

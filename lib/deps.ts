@@ -1,0 +1,79 @@
+/** What every process works with, built once at its start and passed on. */
+import { mkdir } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import type { Config } from './config.ts';
+import { Failure } from './errors.ts';
+import { Queue } from './jobs/queue.ts';
+import { Ledger } from './ledger/ledger.ts';
+import { createLog, type Log } from './log.ts';
+import { createMetrics, type Metrics, type Role } from './metrics.ts';
+import { BufferPool } from './stores/buffers.ts';
+import { openStore } from './stores/open.ts';
+import type { Store } from './stores/store.ts';
+import { Staging } from './transfer/staging.ts';
+import { VERSION } from './version.ts';
+
+export interface Deps {
+  readonly config: Config;
+  readonly log: Log;
+  readonly metrics: Metrics;
+  readonly ledger: Ledger;
+  /** The configured stores by name; `artifacts` is the artifact root. Staging is not one of them. */
+  readonly stores: ReadonlyMap<string, Store>;
+  readonly staging: Staging;
+  readonly queue: Queue;
+}
+
+export interface OpenDeps extends Deps {
+  /** Lets go of everything, in the order in which it is needed no more. */
+  close(): Promise<void>;
+}
+
+/** Of the store that is the artifact root, and of staging, in messages, metrics and the ledger. */
+export const ARTIFACTS = 'artifacts';
+export const STAGING = 'staging';
+
+/**
+ * Opens everything that `config` names. Redis need not answer: what is committed reaches it later.
+ * @throws Failure `invalid` for a setting that can't work; whatever was opened before is closed again
+ */
+export async function openDeps(config: Config, role: Role): Promise<OpenDeps> {
+  if (config.redisUrl === undefined)
+    throw new Failure(
+      'invalid',
+      'no Redis is configured: say --redis-url, or run `longshore up`, which runs one',
+    );
+  const opened: { close(): Promise<void> }[] = [];
+  const close = async (): Promise<void> => {
+    for (const one of opened.splice(0).reverse()) await one.close();
+  };
+  try {
+    const log = createLog({ level: config.logLevel, format: config.logFormat, process: role });
+    const uris = { [ARTIFACTS]: config.artifactsDestination, ...config.stores };
+    const names = [...Object.keys(uris), STAGING];
+    const metrics = createMetrics(role, { stores: names, version: VERSION });
+    opened.push({ close: async () => metrics.close() });
+    await mkdir(dirname(config.ledgerPath), { recursive: true });
+    const ledger = await Ledger.open({ path: config.ledgerPath, log });
+    opened.push(ledger);
+    const buffers = new BufferPool({ budgetBytes: config.bufferBytes });
+    const open = async (name: string, uri: string): Promise<Store> => {
+      const store = await openStore(name, uri, config, { buffers, log, metrics });
+      opened.push(store);
+      return store;
+    };
+    const stores = new Map<string, Store>();
+    for (const [name, uri] of Object.entries(uris)) stores.set(name, await open(name, uri));
+    const staging = new Staging({
+      store: await open(STAGING, config.stagingUri),
+      limitBytes: config.stagingLimitBytes,
+      transfers: ledger.transfers,
+    });
+    const queue = new Queue({ url: config.redisUrl, prefix: config.redisPrefix }, log);
+    opened.push(queue);
+    return { config, log, metrics, ledger, stores, staging, queue, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}

@@ -1,0 +1,99 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Failure, failureOf } from '../errors.ts';
+import type { Log } from '../log.ts';
+import { acceptance } from './acceptance.ts';
+import { collection } from './collection.ts';
+import type { Events, Objects, Transfers, Uploads } from './contract.ts';
+import type { Core } from './core.ts';
+import type { Engine } from './engine.ts';
+import { events } from './events.ts';
+import { migrate } from './migrations/index.ts';
+import { moves } from './moves.ts';
+import { objects } from './objects.ts';
+import { reads } from './reads.ts';
+import { openSqlite } from './sqlite.ts';
+import { statements } from './statements.ts';
+import { Targets } from './targets.ts';
+import { uploads } from './uploads.ts';
+import { Reader, Writer } from './writer.ts';
+
+export interface LedgerOptions {
+  /** Of the SQLite file; its folder exists. `-wal` and `-shm` files appear beside it. */
+  readonly path: string;
+  readonly log: Log;
+  /** Unix time in ms; the system's where none is given. */
+  readonly clock?: () => number;
+}
+
+/** How long a call waits for other processes. */
+const PATIENCE_MS = 10_000;
+
+/** What was promised and how it ended. Any number of processes may have the same file open. */
+export class Ledger {
+  readonly transfers: Transfers;
+  readonly objects: Objects;
+  readonly uploads: Uploads;
+  readonly events: Events;
+  readonly #engine: Engine;
+  readonly #reader: Reader;
+  readonly #writer: Writer;
+
+  /** @throws Failure `invalid` (not a ledger, or a newer one's), `no-space`, `unavailable` */
+  static async open({ path, log, clock }: LedgerOptions): Promise<Ledger> {
+    const engine = await opened(path);
+    log.debug({ path }, 'ledger opened');
+    return new Ledger(engine, clock ?? Date.now);
+  }
+
+  private constructor(engine: Engine, now: () => number) {
+    this.#engine = engine;
+    this.#reader = new Reader(engine, PATIENCE_MS);
+    this.#writer = new Writer(engine, PATIENCE_MS);
+    const core: Core = { reader: this.#reader, writer: this.#writer, build: engine.reading, now };
+    const shared = statements(core.build);
+    const targets = new Targets(core.build);
+    this.transfers = {
+      ...acceptance(core, shared, targets),
+      ...moves(core, shared, targets),
+      ...reads(core, shared),
+      ...collection(core),
+    };
+    this.objects = objects(core);
+    this.uploads = uploads(core);
+    this.events = events(core);
+  }
+
+  /** Since it was opened: transactions committed, writes in them, and times that another process held the lock. */
+  get writes(): { readonly groups: number; readonly units: number; readonly busy: number } {
+    return { ...this.#writer.stats };
+  }
+
+  /** Resolves when a read answers. */
+  async ping(signal?: AbortSignal): Promise<void> {
+    signal?.throwIfAborted();
+    await this.events.last();
+  }
+
+  /** Writes that were asked for before are committed first. */
+  async close(): Promise<void> {
+    await this.#writer.close();
+    this.#reader.close();
+    await this.#engine.close();
+  }
+}
+
+/** Several processes may open the file at once, the first of them making it: the others wait. */
+async function opened(path: string): Promise<Engine> {
+  for (const startedMs = performance.now(); ; ) {
+    let failure: Failure;
+    const attempt = openSqlite(path);
+    try {
+      await attempt.prepare();
+      await migrate(attempt);
+      return attempt;
+    } catch (error) {
+      await attempt.close();
+    }
+    await sleep(5 + Math.random() * 20);
+  }
+}

@@ -1,0 +1,185 @@
+/** How a transfer moves from state to state, each time with an event in the same transaction. */
+import type { Ending, Transfers } from './contract.ts';
+import type { Core } from './core.ts';
+import type { Db } from './engine.ts';
+import type { TransferRow } from './rows.ts';
+import { transferOf } from './rows.ts';
+import { isUnended, type Statements } from './statements.ts';
+import type { Targets } from './targets.ts';
+import type { TransferState } from './transfer.ts';
+
+type Moves = Pick<
+  Transfers,
+  'start' | 'publishing' | 'end' | 'attemptFailed' | 'cancel' | 'requeue' | 'markQueued'
+>;
+type FailureColumns = Pick<TransferRow, 'failure_kind' | 'failure_message'>;
+
+const NO_FAILURE: FailureColumns = { failure_kind: null, failure_message: null };
+const TAKEN_OVER: FailureColumns = {
+  failure_kind: 'interrupted',
+  failure_message: 'its worker was not heard of again, and another one took over',
+};
+const CANCELLED: FailureColumns = { failure_kind: 'cancelled', failure_message: 'it was cancelled' };
+
+export function moves(core: Core, statements: Statements, targets: Targets): Moves {
+  const { writer, now } = core;
+
+  /** The row where it is unended and of this epoch. */
+  async function current(db: Db, id: string, epoch: number): Promise<TransferRow | undefined> {
+    const row = await statements.byId.first(db, { id });
+    return row && row.epoch === epoch && isUnended(row.state) ? row : undefined;
+  }
+
+  /** Changes the row where it is still as it was read, and closes what attempt is open, which a failure adds to those that were spent. */
+  async function finish(db: Db, row: TransferRow, ending: Ending | { state: 'cancelled' }): Promise<void> {
+    const { id, epoch, state: was } = row;
+    const nowMs = now();
+    const failure = failureColumns(ending);
+    const closed = await statements.closeAttempts.changes(db, {
+      id,
+      nowMs,
+      ...(ending.state === 'cancelled' ? CANCELLED : failure),
+    });
+    await statements.setEnded.all(db, {
+      id,
+      epoch,
+      was,
+      state: ending.state,
+      attempts: row.attempts + (ending.state === 'failed' ? closed : 0),
+      nowMs,
+      ...failure,
+      result: ending.state === 'succeeded' ? JSON.stringify(ending.result) : null,
+      ...stagedAfter(row, ending, nowMs),
+    });
+    await statements.addEvent.all(db, { id, state: ending.state, nowMs });
+  }
+
+  async function setState(db: Db, row: TransferRow, state: TransferState, attempts = row.attempts) {
+    const { id, epoch, state: was } = row;
+    await statements.setState.all(db, { id, epoch, was, state, attempts });
+    if (state !== was) await statements.addEvent.all(db, { id, state, nowMs: now() });
+  }
+
+  return {
+    start: (id, epoch, worker) =>
+      writer.run(async (db) => {
+        const row = await current(db, id, epoch);
+        if (!row || row.synchronous === 1) return undefined;
+        return transferOf(await startAttempt(db, statements, row, worker, now()));
+      }),
+
+    publishing: (id, epoch) =>
+      writer.run(async (db) => {
+        const row = await current(db, id, epoch);
+        if (!row || row.state === 'accepted') return 'stale';
+        if (row.state === 'publishing') return 'ok';
+        if (row.to_store !== null && row.to_path !== null) {
+          const place = { store: row.to_store, path: row.to_path };
+          if (await targets.isOccupied(db, { ...place, tree: false }, id)) return 'occupied';
+          if (await targets.isSuperseded(db, place, row.seq)) {
+            await finish(db, row, { state: 'superseded' });
+            return 'superseded';
+          }
+        }
+        await setState(db, row, 'publishing');
+        return 'ok';
+      }),
+
+    end: (id, epoch, ending) =>
+      writer.run(async (db) => {
+        const row = await current(db, id, epoch);
+        if (!row || (ending.state === 'succeeded' && row.state === 'accepted')) return false;
+        await finish(db, row, ending);
+        return true;
+      }),
+
+    attemptFailed: (id, epoch, failure, spent, attempt) =>
+      writer.run(async (db) => {
+        const row = await current(db, id, epoch);
+        if (!row || row.state === 'accepted' || (attempt !== undefined && attempt !== row.starts)) return undefined;
+        const attempts = row.attempts + (spent ? 1 : 0);
+        await statements.closeAttempts.all(db, {
+          id,
+          nowMs: now(),
+          failure_kind: failure.kind,
+          failure_message: failure.message,
+        });
+        await setState(db, row, 'running', attempts);
+        return attempts;
+      }),
+
+    cancel: (id) =>
+      writer.run(async (db) => {
+        const row = await statements.byId.first(db, { id });
+        if (!row) return 'not-found';
+        if (row.state === 'accepted' || row.state === 'running') await finish(db, row, { state: 'cancelled' });
+        else if (row.state !== 'cancelled') return 'too-late';
+        return 'cancelled';
+      }),
+
+    requeue: (id, epoch) =>
+      writer.run(async (db) => {
+        const row = await current(db, id, epoch);
+        if (!row || row.synchronous === 1) return undefined;
+        const state = row.state === 'publishing' ? row.state : 'accepted';
+        const nowMs = now();
+        await db
+          .updateTable('transfers')
+          .set({ epoch: epoch + 1, state, queued_ms: nowMs })
+          .where('id', '=', id)
+          .where('epoch', '=', epoch)
+          .where('state', '=', row.state)
+          .execute();
+        await statements.closeAttempts.all(db, { id, nowMs, ...TAKEN_OVER });
+        if (state !== row.state) await statements.addEvent.all(db, { id, state, nowMs });
+        return epoch + 1;
+      }),
+
+    markQueued: (id, epoch) =>
+      writer.run(async (db) => {
+        await statements.setQueued.all(db, { id, epoch, nowMs: now() });
+      }),
+  };
+}
+
+async function startAttempt(
+  db: Db,
+  statements: Statements,
+  row: TransferRow,
+  worker: string,
+  nowMs: number,
+): Promise<TransferRow> {
+  const { id, epoch, state: was } = row;
+  const starts = row.starts + 1;
+  const startedMs = row.started_ms ?? nowMs;
+  if (was === 'accepted') {
+    await statements.setRunning.all(db, { id, epoch, was, starts, startedMs });
+    await statements.addEvent.all(db, { id, state: 'running', nowMs });
+  } else {
+    await statements.closeAttempts.all(db, { id, nowMs, ...TAKEN_OVER });
+    await statements.setStarts.all(db, { id, epoch, was, starts });
+  }
+  await statements.addAttempt.all(db, { id, epoch, worker, nowMs });
+  const state = was === 'accepted' ? 'running' : was;
+  return { ...row, state, starts, started_ms: startedMs };
+}
+
+function failureColumns(ending: Ending | { state: 'cancelled' }): FailureColumns {
+  if (ending.state !== 'failed') return NO_FAILURE;
+  return { failure_kind: ending.failure.kind, failure_message: ending.failure.message };
+}
+
+/** A download that succeeded has bytes in staging now; of the others those that had some. */
+function stagedAfter(
+  row: TransferRow,
+  ending: Ending | { state: 'cancelled' },
+  nowMs: number,
+): Pick<TransferRow, 'staged_until_ms' | 'staged_bytes'> {
+  const wishMs = 'stagedUntilMs' in ending ? ending.stagedUntilMs : undefined;
+  if (row.kind === 'download' && ending.state === 'succeeded')
+    return { staged_until_ms: wishMs ?? nowMs, staged_bytes: ending.result.size ?? 0 };
+  const { staged_until_ms, staged_bytes } = row;
+  if (staged_until_ms === null) return { staged_until_ms, staged_bytes: 0 };
+  const retryable = ending.state === 'failed' || ending.state === 'cancelled';
+  return { staged_until_ms: wishMs ?? (retryable ? staged_until_ms : nowMs), staged_bytes };
+}

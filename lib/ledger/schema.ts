@@ -1,0 +1,107 @@
+/** The tables as queries see them. What makes them is `migrations/`; times are unix times in ms, flags 0 or 1. */
+import type { Generated } from 'kysely';
+import type { FailureKind } from '../errors.ts';
+import type { StorePath } from '../path.ts';
+import type { OnExists, TransferKind, TransferState } from './transfer.ts';
+
+export interface TransferTable {
+  /** That of the event of its (last) acceptance: one sequence numbers both. */
+  seq: number;
+  id: string;
+  kind: TransferKind;
+  state: TransferState;
+  epoch: number;
+  attempts: number;
+  starts: number;
+  synchronous: number;
+  from_store: string | null;
+  from_path: StorePath | null;
+  to_store: string | null;
+  to_path: StorePath | null;
+  /** Its target is everything at and below `to_path`: a synchronous DELETE. */
+  to_tree: number;
+  on_exists: OnExists;
+  priority: number;
+  owner: string;
+  size: number | null;
+  sha256: string | null;
+  /** Unsigned 32-bit numbers, little-endian, one a block. */
+  block_crcs: Uint8Array | null;
+  /** JSON of `ExpectedDigests`. */
+  expected: string | null;
+  /** JSON object; `transfer_labels` has them again for the index. */
+  labels: string;
+  deadline_ms: number | null;
+  created_ms: number;
+  accepted_ms: number;
+  queued_ms: number;
+  started_ms: number | null;
+  ended_ms: number | null;
+  failure_kind: FailureKind | null;
+  failure_message: string | null;
+  /** JSON of `TransferResult`. */
+  result: string | null;
+  staged_until_ms: number | null;
+  staged_bytes: number;
+}
+
+/** `seq` is the transfer's, so that an index gives them newest first. */
+export interface TransferLabelTable {
+  transfer_id: string;
+  key: string;
+  value: string;
+  seq: number;
+}
+
+export interface AttemptTable {
+  transfer_id: string;
+  number: number;
+  epoch: number;
+  worker: string;
+  started_ms: number;
+  ended_ms: number | null;
+  failure_kind: FailureKind | null;
+  failure_message: string | null;
+}
+
+export interface EventTable {
+  /** Never used twice, also when the newest rows were deleted. */
+  seq: Generated<number>;
+  transfer_id: string;
+  state: TransferState;
+  at_ms: number;
+}
+
+export interface IdempotencyTable {
+  scope: string;
+  key: string;
+  request_hash: string;
+  transfer_id: string;
+}
+
+export interface ObjectTable {
+  store: string;
+  path: StorePath;
+  etag: string;
+  size: number;
+  sha256: string;
+}
+
+export interface UploadTable {
+  id: string;
+  store: string;
+  path: StorePath;
+  owner: string;
+  upload_id: string | null;
+  intended_ms: number;
+}
+
+export interface LedgerTables {
+  transfers: TransferTable;
+  transfer_labels: TransferLabelTable;
+  attempts: AttemptTable;
+  events: EventTable;
+  idempotency_keys: IdempotencyTable;
+  objects: ObjectTable;
+  uploads: UploadTable;
+}

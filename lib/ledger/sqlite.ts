@@ -1,0 +1,185 @@
+/**
+ * SQLite, the one inside Node, for Kysely. Two connections a process: one that writes, in WAL mode and synced at each commit,
+ * and one that only reads, so that a read neither waits for a group of writes nor sees it half done.
+ *
+ * Calls are synchronous: whoever waits for a lock stops its process's event loop. Hence the short busy timeout; the patience is the writer's.
+ */
+import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
+import {
+  CompiledQuery,
+  type DatabaseConnection,
+  Kysely,
+  SqliteAdapter,
+  type SqliteDatabase,
+  SqliteDialect,
+  SqliteDriver,
+  type SqliteStatement,
+} from 'kysely';
+import { Failure } from '../errors.ts';
+import type { ColumnTypes, Engine, EngineTrouble } from './engine.ts';
+import type { LedgerTables } from './schema.ts';
+
+/** Longest that one statement may stop the event loop for a lock. */
+const BUSY_MS = 10;
+/** Prepared statements kept for one connection; more than the ledger's queries have shapes. */
+const STATEMENTS = 250;
+
+/** SQLite's primary result codes. */
+const CODE = { busy: 5, locked: 6, nomem: 7, readonly: 8, ioerr: 10, corrupt: 11, full: 13, cantopen: 14, notadb: 26 } as const;
+
+const TYPES: ColumnTypes = { bytes: 'blob', counted: (column) => column.primaryKey().autoIncrement() };
+
+/** @throws an SQLite error; `classify` tells what it means */
+export function openSqlite(path: string): Engine {
+  const writer = new DatabaseSync(path, { timeout: BUSY_MS });
+  let reader: DatabaseSync;
+  try {
+    writer.exec('pragma journal_mode = wal');
+    writer.exec('pragma synchronous = full');
+    writer.exec('pragma foreign_keys = on');
+    // A WAL that one long read let grow is cut back at the next checkpoint.
+    writer.exec(`pragma journal_size_limit = ${64 * 1024 * 1024}`);
+    reader = new DatabaseSync(path, { timeout: BUSY_MS, readOnly: true });
+  } catch (error) {
+    writer.close();
+    throw error;
+  }
+  const writing = new Kysely<LedgerTables>({ dialect: new NodeSqliteDialect(writer) });
+  const reading = new Kysely<LedgerTables>({ dialect: new NodeSqliteDialect(reader) });
+  return {
+    writing,
+    reading,
+    types: TYPES,
+    classify: (error) => classify(error, path),
+    close: async () => {
+      // Kysely closes only what it has used.
+      for (const db of [reader, writer]) if (db.isOpen) db.close();
+    },
+  };
+}
+
+/** Everything but the statement's own fault ends the transaction: after most of these SQLite has rolled it back by itself. */
+function classify(error: unknown, path: string): EngineTrouble {
+  const code = codeOf(error);
+  if (code === undefined) return { is: 'refused' };
+  const failed = (kind: Failure['kind'], todo: string): EngineTrouble => {
+    const reason = error instanceof Error ? error.message : String(error);
+    return { is: 'lost', failure: new Failure(kind, `could not use the ledger ${path}: ${reason}; ${todo}`, {}, { cause: error }) };
+  };
+  switch (code) {
+    case CODE.busy:
+    case CODE.locked:
+      return { is: 'busy' };
+    case CODE.full:
+      return failed('no-space', 'make room on its disk');
+    case CODE.ioerr:
+    case CODE.nomem:
+      return failed('unavailable', 'look at its disk and at the system log');
+    case CODE.readonly:
+    case CODE.cantopen:
+      return failed('unavailable', 'its folder and files must be there and writable for this user');
+    case CODE.corrupt:
+    case CODE.notadb:
+      return failed('invalid', 'it is damaged or not a ledger: restore it from a backup, or name another folder');
+    default:
+      return { is: 'refused' };
+  }
+}
+
+function codeOf(error: unknown): number | undefined {
+  if (!(error instanceof Error) || !('errcode' in error) || typeof error.errcode !== 'number') return undefined;
+  return error.errcode & 0xff;
+}
+
+class NodeSqliteDialect extends SqliteDialect {
+  readonly #database: DatabaseSync;
+
+  constructor(database: DatabaseSync) {
+    super({ database: new Statements(database) });
+    this.#database = database;
+  }
+
+  override createDriver(): SqliteDriver {
+    return new ImmediateDriver(this.#database);
+  }
+
+  override createAdapter(): SqliteAdapter {
+    return new TransactionalDdl();
+  }
+}
+
+/** SQLite's DDL is transactional; Kysely says no because migrations may want pragmas, which ours do not. */
+class TransactionalDdl extends SqliteAdapter {
+  override get supportsTransactionalDdl(): boolean {
+    return true;
+  }
+}
+
+/** Takes the write lock at the start: a transaction that reads first and writes later could only fail by then. */
+class ImmediateDriver extends SqliteDriver {
+  readonly #database: DatabaseSync;
+
+  constructor(database: DatabaseSync) {
+    super({ database: new Statements(database) });
+    this.#database = database;
+  }
+
+  override async beginTransaction(connection: DatabaseConnection): Promise<void> {
+    await connection.executeQuery(BEGIN);
+  }
+
+  override async rollbackTransaction(connection: DatabaseConnection): Promise<void> {
+    // After a full disk, say, it is rolled back already.
+    if (this.#database.isTransaction) await super.rollbackTransaction(connection);
+  }
+}
+const BEGIN = CompiledQuery.raw('begin immediate');
+
+/** `node:sqlite` in the shape that Kysely's SQLite driver expects; keeps what it prepared. */
+class Statements implements SqliteDatabase {
+  readonly #database: DatabaseSync;
+  readonly #kept = new Map<string, Statement>();
+
+  constructor(database: DatabaseSync) {
+    this.#database = database;
+  }
+
+  prepare(sql: string): SqliteStatement {
+    const known = this.#kept.get(sql);
+    if (known) return known;
+    const statement = new Statement(this.#database.prepare(sql));
+    if (this.#kept.size >= STATEMENTS) this.#kept.delete(this.#kept.keys().next().value ?? '');
+    this.#kept.set(sql, statement);
+    return statement;
+  }
+
+  close(): void {
+    this.#kept.clear();
+    this.#database.close();
+  }
+}
+
+class Statement implements SqliteStatement {
+  readonly reader: boolean;
+  readonly #statement: StatementSync;
+
+  constructor(statement: StatementSync) {
+    this.#statement = statement;
+    this.reader = statement.columns().length > 0;
+  }
+
+  all(parameters: readonly unknown[]): unknown[] {
+    return this.#statement.all(...bindable(parameters));
+  }
+
+  run(parameters: readonly unknown[]): { changes: number | bigint; lastInsertRowid: number | bigint } {
+    return this.#statement.run(...bindable(parameters));
+  }
+
+  iterate(parameters: readonly unknown[]): IterableIterator<unknown> {
+    return this.#statement.iterate(...bindable(parameters));
+  }
+}
+
+/** The tables' types allow nothing that SQLite cannot bind; it throws on anything else. */
+const bindable = (parameters: readonly unknown[]): SQLInputValue[] => parameters as SQLInputValue[];

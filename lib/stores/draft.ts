@@ -1,0 +1,339 @@
+/**
+ * Bytes on their way into one store: cut from a stream that can be read only once into parts held in pool memory,
+ * digested as they pass, sent, and published only when length and digests are right.
+ */
+import { Digester, type Digests, type ExpectedDigests, wholeCrc } from '../digests.ts';
+import { Failure, failureOf } from '../errors.ts';
+import type { StorePath } from '../path.ts';
+import type { BufferLease, BufferPool } from './buffers.ts';
+import type { Body, Bytes, Driver, FileEntry, Multipart, Receipt, Upload, WriteCall } from './driver.ts';
+
+export interface PrepareOptions {
+  readonly signal: AbortSignal;
+  /** Transfer id and epoch, or a request's id: see `WriteCall.token`. */
+  readonly token: string;
+  readonly mediaType?: string;
+  /** Declared length in bytes. */
+  readonly size?: number;
+  readonly expected?: ExpectedDigests;
+  /** What a wrong length or digest is: the caller's fault (`invalid`, the default) or damage on the way (`corrupt`). */
+  readonly mismatch?: 'invalid' | 'corrupt';
+  readonly mode?: 'replace' | 'create';
+  readonly ifMatch?: string;
+  readonly journal?: UploadJournal;
+  /** Bytes taken from the source so far. */
+  readonly onProgress?: (bytesSoFar: number) => void;
+}
+
+/** Multipart uploads are written down before they begin, so that none is forgotten in a store. */
+export interface UploadJournal {
+  /** Answers an id for the two calls below. */
+  intend(path: StorePath): Promise<string>;
+  begun(journalId: string, upload: Upload): Promise<void>;
+  ended(journalId: string): Promise<void>;
+}
+
+export interface Published {
+  readonly entry: FileEntry;
+  readonly verified: readonly { readonly check: string; readonly by: string }[];
+}
+
+/** All bytes are in memory or in the store, nothing is visible. Ends with `publish` or `discard`. */
+export interface Draft {
+  readonly digests: Digests;
+  publish(opts: { readonly signal: AbortSignal }): Promise<Published>;
+  /** Leaves nothing behind, never throws; after `publish` succeeded it does nothing. */
+  discard(): Promise<void>;
+}
+
+/** What it takes of the store: the layered driver and how its errors are told. */
+export interface DraftTarget {
+  readonly driver: Driver;
+  readonly buffers: BufferPool;
+  readonly path: StorePath;
+  /** Runs a driver call, its error wrapped as a `Failure`. */
+  attempt<T>(op: string, signal: AbortSignal, work: () => Promise<T>): Promise<T>;
+}
+
+/** Parts of one body on their way at once. */
+const PARTS_IN_FLIGHT = 4;
+/** For cleaning up after the caller's own signal has fired. */
+const CLEAN_UP_MS = 30_000;
+/** After so many parts of a body of unknown length they grow, so that `maxParts` takes it far. */
+const GROW_EVERY = 1000;
+
+export async function prepareDraft(target: DraftTarget, bytes: Bytes, opts: PrepareOptions): Promise<Draft> {
+  const writer = new DraftWriter(target, opts);
+  try {
+    for await (const chunk of bytes) await writer.take(chunk);
+    return await writer.end();
+  } catch (error) {
+    await writer.discard();
+    throw writer.failure ?? failureOf(opts.signal.aborted ? opts.signal.reason : error);
+  }
+}
+
+class DraftWriter {
+  /** The first part that could not be sent: what everything after it fails with. */
+  failure: Failure | undefined;
+  readonly #target: DraftTarget;
+  readonly #opts: PrepareOptions;
+  readonly #digester: Digester;
+  readonly #multipart: Multipart | undefined;
+  readonly #stop = new AbortController();
+  readonly #signal: AbortSignal;
+  readonly #receipts: Receipt[] = [];
+  readonly #inFlight = new Set<Promise<void>>();
+  #part: BufferLease | undefined;
+  #partNumber = 0;
+  #sentBytes = 0;
+  #upload: Upload | undefined;
+  #journalId: string | undefined;
+
+  constructor(target: DraftTarget, opts: PrepareOptions) {
+    this.#target = target;
+    this.#opts = opts;
+    this.#digester = new Digester(opts.expected);
+    this.#multipart = target.driver.multipart;
+    this.#signal = AbortSignal.any([opts.signal, this.#stop.signal]);
+  }
+
+  async take(chunk: Uint8Array): Promise<void> {
+    const { size } = this.#opts;
+    if (size !== undefined && this.#digester.size + chunk.length > size)
+      throw this.#mismatch(`the body is longer than the ${count(size)} that were declared`);
+    for (let at = 0; at < chunk.length; ) {
+      if (this.#part?.room === 0) await this.#sendPart();
+      this.#part ??= await this.#openPart();
+      const piece =
+        at === 0 && chunk.length <= this.#part.room ? chunk : chunk.subarray(at, at + this.#part.room);
+      this.#digester.update(piece);
+      this.#part.append(piece);
+      at += piece.length;
+    }
+    this.#opts.onProgress?.(this.#digester.size);
+  }
+
+  async #openPart(): Promise<BufferLease> {
+    this.#signal.throwIfAborted();
+    return this.#target.buffers.reserve(this.#nextPartBytes(), this.#signal);
+  }
+
+  /** Never more than is left, so that a small body takes little memory. */
+  #nextPartBytes(): number {
+    const { size } = this.#opts;
+    const limits = this.#multipart?.limits ?? {
+      goodBytes: this.#target.buffers.slabBytes,
+      maxParts: 1,
+      maxBytes: Infinity,
+    };
+    const largest = Math.min(limits.maxBytes, this.#target.buffers.largestLeaseBytes);
+    const needed =
+      size === undefined
+        ? limits.goodBytes * (1 + Math.floor(this.#partNumber / GROW_EVERY))
+        : Math.max(
+            limits.goodBytes,
+            roundUp(Math.ceil(size / limits.maxParts), this.#target.buffers.slabBytes),
+          );
+    if (size !== undefined && needed > Math.max(largest, limits.goodBytes))
+      throw this.#tooLong(largest * limits.maxParts);
+    if (this.#partNumber >= limits.maxParts) throw this.#tooLong(this.#sentBytes);
+    const partBytes = Math.min(needed, Math.max(largest, limits.goodBytes));
+    return size === undefined ? partBytes : Math.min(partBytes, size - this.#digester.size);
+  }
+
+  #tooLong(mostBytes: number): Failure {
+    const why = this.#multipart
+      ? `this store takes at most ${count(mostBytes)} in one stream`
+      : `this store takes at most ${count(mostBytes)} at once and has no multipart uploads`;
+    return new Failure(this.#multipart ? 'invalid' : 'unsupported', `could not send the body: ${why}`, {
+      op: 'put',
+    });
+  }
+
+  /** Sends the full part in the background, at most `PARTS_IN_FLIGHT` of them. */
+  async #sendPart(): Promise<void> {
+    const lease = this.#part!;
+    this.#part = undefined;
+    const body = bodyOf(lease, this.#digester.takePartCrc());
+    const part = { number: ++this.#partNumber, offset: this.#sentBytes };
+    this.#sentBytes += body.size;
+    const multipart = this.#multipart;
+    if (!multipart) {
+      lease.release();
+      throw this.#tooLong(body.size);
+    }
+    try {
+      this.#upload ??= await this.#begin(multipart);
+      while (this.#inFlight.size >= PARTS_IN_FLIGHT) await Promise.race(this.#inFlight);
+      this.#signal.throwIfAborted();
+    } catch (error) {
+      lease.release();
+      throw error;
+    }
+    const upload = this.#upload;
+    const sent: Promise<void> = this.#target
+      .attempt('send a part of', this.#signal, () =>
+        multipart.part(upload, part, body, { signal: this.#signal }),
+      )
+      .then((receipt) => void this.#receipts.push(receipt))
+      .catch((error: unknown) => {
+        this.failure ??= failureOf(error);
+        this.#stop.abort(this.failure);
+      })
+      .finally(() => {
+        lease.release();
+        this.#inFlight.delete(sent);
+      });
+    this.#inFlight.add(sent);
+  }
+
+  async #begin(multipart: Multipart): Promise<Upload> {
+    const { journal } = this.#opts;
+    this.#journalId = await journal?.intend(this.#target.path);
+    const upload = await this.#target.attempt('begin', this.#signal, () =>
+      multipart.begin(this.#target.path, this.#call(this.#signal)),
+    );
+    this.#upload = upload; // from here on `discard` abandons it, also where the journal refuses it
+    if (this.#journalId !== undefined) await journal?.begun(this.#journalId, upload);
+    return upload;
+  }
+
+  #call(signal: AbortSignal): WriteCall {
+    const { mode = 'replace', ifMatch, mediaType, token } = this.#opts;
+    return {
+      signal,
+      mode,
+      token,
+      ...(ifMatch === undefined ? {} : { ifMatch }),
+      ...(mediaType === undefined ? {} : { mediaType }),
+    };
+  }
+
+  async end(): Promise<Draft> {
+    const { size, expected = {} } = this.#opts;
+    if (size !== undefined && this.#digester.size < size)
+      throw this.#mismatch(`the body ended after ${count(this.#digester.size)} of ${count(size)}`);
+    if (this.#upload && this.#part) await this.#sendPart();
+    await Promise.all(this.#inFlight);
+    if (this.failure) throw this.failure;
+    const crc = this.#part && this.#digester.takePartCrc();
+    const { digests, mismatch } = this.#digester.end();
+    if (mismatch)
+      throw this.#mismatch(
+        `its ${mismatch.name} is ${mismatch.actual}, not ${mismatch.expected} as was declared`,
+      );
+    const checks = Object.keys(expected).filter(
+      (name) => expected[name as keyof ExpectedDigests] !== undefined,
+    );
+    const publish = this.#upload
+      ? (signal: AbortSignal) => this.#finish(this.#upload!, digests, signal)
+      : (signal: AbortSignal) => this.#write(crc ?? 0, signal);
+    return {
+      digests,
+      publish: async ({ signal }) => {
+        const published = await this.#publishAndVerify(digests, () => publish(signal), signal);
+        return {
+          ...published,
+          verified: [...published.verified, ...checks.map((check) => ({ check, by: 'client' }))],
+        };
+      },
+      discard: () => this.discard(),
+    };
+  }
+
+  #mismatch(why: string): Failure {
+    return new Failure(this.#opts.mismatch ?? 'invalid', `nothing was stored: ${why}`, {
+      op: 'put',
+      path: this.#target.path,
+    });
+  }
+
+  #write(crc: number, signal: AbortSignal): Promise<FileEntry> {
+    const body: Body = this.#part ? bodyOf(this.#part, crc) : { size: 0, crc32: 0, open: () => [] };
+    return this.#target.driver.write(this.#target.path, body, this.#call(signal));
+  }
+
+  #finish(upload: Upload, digests: Digests, signal: AbortSignal): Promise<FileEntry> {
+    const receipts = this.#receipts.toSorted((a, b) => a.number - b.number);
+    const whole = { size: digests.size, crc32: wholeCrc(digests) };
+    return this.#multipart!.finish(upload, receipts, whole, this.#call(signal));
+  }
+
+  async #publishAndVerify(
+    digests: Digests,
+    publish: () => Promise<FileEntry>,
+    signal: AbortSignal,
+  ): Promise<Published> {
+    const { driver, path } = this.#target;
+    const entry = await this.#target.attempt('publish', signal, async () => {
+      try {
+        return await publish();
+      } catch (error) {
+        const found = await this.#ours(digests, signal);
+        if (found) return found;
+        throw error;
+      }
+    });
+    const crc = wholeCrc(digests);
+    if (entry.size !== digests.size || (entry.crc32 !== undefined && entry.crc32 !== crc))
+      throw new Failure(
+        'corrupt',
+        `${path} was published with ${count(entry.size)}, but ${count(digests.size)} were sent, or its CRC32 differs; send it again`,
+        { op: 'publish', path },
+      );
+    await this.#settled();
+    const verified = [{ check: 'size', by: 'store' }];
+    if (driver.traits.checksWrites || entry.crc32 !== undefined)
+      verified.push({ check: 'crc32', by: 'store' });
+    return { entry, verified };
+  }
+
+  /**
+   * A lost reply is settled by looking: a target that carries our token is ours, however the call seemed to end.
+   * Without a token, the store's own CRC32 and size of the whole must be ours, and nobody may have asked for `create`.
+   */
+  async #ours(digests: Digests, signal: AbortSignal): Promise<FileEntry | undefined> {
+    if (signal.aborted) return undefined;
+    const entry = await this.#target.driver.head(this.#target.path, { signal }).catch(() => undefined);
+    if (!entry || entry.size !== digests.size) return undefined;
+    if (entry.token !== undefined) return entry.token === this.#opts.token ? entry : undefined;
+    const replaced = this.#opts.mode !== 'create' && this.#opts.ifMatch === undefined;
+    return replaced && entry.crc32 === wholeCrc(digests) ? entry : undefined;
+  }
+
+  async #settled(): Promise<void> {
+    this.#part?.release();
+    this.#part = undefined;
+    this.#upload = undefined;
+    const id = this.#journalId;
+    this.#journalId = undefined;
+    // the upload is over whatever the journal says: gc finds the entry and closes it
+    if (id !== undefined) await this.#opts.journal?.ended(id).catch(() => undefined);
+  }
+
+  async discard(): Promise<void> {
+    this.#stop.abort(new Failure('cancelled', 'the body was given up'));
+    await Promise.all(this.#inFlight);
+    const upload = this.#upload;
+    if (upload) {
+      const signal = AbortSignal.timeout(CLEAN_UP_MS);
+      const abandoned = await this.#target
+        .attempt('abandon', signal, () => this.#multipart!.abandon(upload, { signal }))
+        .then(
+          () => true,
+          () => false, // gc does it, the journal still has it
+        );
+      if (!abandoned) this.#journalId = undefined;
+    }
+    await this.#settled();
+  }
+}
+
+function bodyOf(lease: BufferLease, crc32: number): Body {
+  const chunks = lease.chunks();
+  return { size: lease.filled, crc32, open: () => chunks };
+}
+
+const roundUp = (value: number, to: number): number => Math.ceil(value / to) * to;
+const count = (bytes: number): string => `${bytes.toLocaleString('en-US')} bytes`;

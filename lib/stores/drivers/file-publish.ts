@@ -1,0 +1,119 @@
+/** Hidden siblings: how a file is written out of sight and then appears whole, in one step. */
+import { randomBytes } from 'node:crypto';
+import { constants } from 'node:fs';
+import { type FileHandle, link, open, rename, stat, unlink } from 'node:fs/promises';
+import { Failure } from '../../errors.ts';
+import { HIDDEN_PREFIX, parentOf, type StorePath } from '../../path.ts';
+import type { FileEntry, WriteCall } from '../driver.ts';
+import { codeOf, type Folder, type Folders } from './file-folder.ts';
+
+const CREATE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
+const MODE = 0o666;
+
+/** Unique, so that two workers with one job never touch each other's. */
+export const siblingName = (token: string): string =>
+  `${HIDDEN_PREFIX}${token}-${randomBytes(4).toString('hex')}`;
+
+/** Only this makes a sibling: what opens one later finds it, or finds that it is gone. */
+export const createSibling = (folder: Folder, name: string): Promise<FileHandle> =>
+  open(folder.at(name), CREATE, MODE);
+
+/** So often a folder may be pruned between being made and getting its first file. */
+const TRIES = 8;
+
+/** Makes the sibling, and its folder where that is missing, and goes on with both. */
+export async function withSibling<T>(
+  folders: Folders,
+  path: StorePath,
+  name: string,
+  work: (folder: Folder, handle: FileHandle) => Promise<T>,
+): Promise<T> {
+  for (let tries = 1; ; tries++) {
+    const done = await folders.use(parentOf(path), true, async (folder) => {
+      let handle: FileHandle;
+      try {
+        handle = await createSibling(folder, name);
+      } catch (error) {
+        if (codeOf(error) === 'ENOENT' && tries < TRIES) return undefined;
+        throw error;
+      }
+      return { value: await work(folder, handle) };
+    });
+    if (done) return done.value;
+  }
+}
+
+/** All of `chunks` from `offset` on; a short write goes on. */
+export async function writeAll(
+  handle: FileHandle,
+  chunks: readonly Uint8Array[],
+  offset: number,
+): Promise<number> {
+  let at = offset;
+  let rest = chunks.filter((chunk) => chunk.length > 0);
+  while (rest.length > 0) {
+    let { bytesWritten } = await handle.writev(rest, at);
+    at += bytesWritten;
+    while (rest.length > 0 && bytesWritten >= rest[0]!.length) {
+      bytesWritten -= rest[0]!.length;
+      rest = rest.slice(1);
+    }
+    if (bytesWritten > 0) rest = [rest[0]!.subarray(bytesWritten), ...rest.slice(1)];
+  }
+  return at - offset;
+}
+
+/**
+ * Makes the sibling's bytes durable, gives it its name, makes the name durable. Everything that can fail for want of
+ * space or rights has failed before the rename.
+ */
+export async function publishSibling(
+  folder: Folder,
+  sibling: string,
+  handle: FileHandle,
+  target: { readonly path: StorePath; readonly name: string },
+  call: WriteCall,
+): Promise<FileEntry> {
+  await handle.sync();
+  const facts = await handle.stat({ bigint: true });
+  await handle.close();
+  call.signal.throwIfAborted();
+  if (call.ifMatch !== undefined) await assertVersion(folder, target, call.ifMatch);
+  if (call.mode === 'create') {
+    await link(folder.at(sibling), folder.at(target.name));
+    await unlink(folder.at(sibling));
+  } else {
+    await rename(folder.at(sibling), folder.at(target.name));
+  }
+  await folder.sync();
+  return entryOf(target.path, facts);
+}
+
+async function assertVersion(
+  folder: Folder,
+  target: { readonly path: StorePath; readonly name: string },
+  etag: string,
+): Promise<void> {
+  const there = await stat(folder.at(target.name), { bigint: true }).catch((error: unknown) => {
+    if (codeOf(error) === 'ENOENT') return undefined;
+    throw error;
+  });
+  if (!there || entryOf(target.path, there).etag !== etag) throw changed(target.path);
+}
+
+export const changed = (path: StorePath): Failure =>
+  new Failure('precondition', `${path} is not the version that was asked for`, { path });
+
+export interface FileFacts {
+  readonly size: bigint;
+  readonly mtimeNs: bigint;
+  readonly ino: bigint;
+}
+
+export const entryOf = (path: StorePath, { size, mtimeNs, ino }: FileFacts): FileEntry => ({
+  kind: 'file',
+  path,
+  size: Number(size),
+  etag: `${mtimeNs.toString(36)}-${size.toString(36)}-${ino.toString(36)}`,
+  modifiedMs: Number(mtimeNs / 1_000_000n),
+});

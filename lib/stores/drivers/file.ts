@@ -1,0 +1,182 @@
+/**
+ * Files below one folder of this machine: a local disk, or a mount of NFS (the same path on every machine that runs a
+ * process of ours).
+ *
+ * Needs read, write and execute rights on the folder and all below it. A file on its way is a hidden sibling
+ * `.longshore-<token>-<random>` in its target's directory (a file in parts has a `.parts` beside it); it is synced,
+ * renamed over the target, and the directory is synced, so a reader finds the old file or the new one. A crash leaves
+ * hidden siblings, which gc removes, and empty directories. Symbolic links are followed inside the root only.
+ * Tested on ext4, tmpfs and overlayfs (Linux).
+ */
+import { constants } from 'node:fs';
+import { type FileHandle, mkdir, open, readdir, realpath, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Failure } from '../../errors.ts';
+import { baseName, parentOf, type StorePath } from '../../path.ts';
+import type {
+  Body,
+  ByteRange,
+  Call,
+  Driver,
+  Entry,
+  FileEntry,
+  ListCall,
+  ReadCall,
+  Reading,
+  RemoveFailure,
+  Traits,
+  WriteCall,
+} from '../driver.ts';
+import { classifyFileError } from './file-errors.ts';
+import { codeOf, Folders } from './file-folder.ts';
+import { leftoversIn, listFolder } from './file-list.ts';
+import { FileMultipart, unlinkAll } from './file-multipart.ts';
+import { changed, entryOf, publishSibling, siblingName, withSibling, writeAll } from './file-publish.ts';
+import { fileBytes } from './file-read.ts';
+
+/** Not blocking: opening a pipe that nobody writes to would wait for ever. */
+const READ_FLAGS = constants.O_RDONLY | constants.O_NONBLOCK;
+/** Linux's PATH_MAX without the terminating zero. */
+const LONGEST_PATH_BYTES = 4095;
+
+/** The folder is made where it is missing. @throws the file system's errors */
+export async function openFileDriver(folder: string): Promise<FileDriver> {
+  await mkdir(folder, { recursive: true });
+  return new FileDriver(await realpath(folder));
+}
+
+export class FileDriver implements Driver {
+  readonly traits: Traits;
+  readonly multipart: FileMultipart;
+  readonly #folders: Folders;
+
+  constructor(root: string) {
+    this.#folders = new Folders(root);
+    this.multipart = new FileMultipart(this.#folders);
+    this.traits = {
+      replace: 'atomic',
+      createOnly: true,
+      conditionalWrite: false,
+      rangedRead: true,
+      emptyDirs: true,
+      fileAndDir: false,
+      checksWrites: false,
+      maxPathBytes: LONGEST_PATH_BYTES - Buffer.byteLength(root) - 1,
+      maxNameBytes: 255,
+      connections: 64,
+    };
+  }
+
+  async head(path: StorePath, call: Call): Promise<FileEntry> {
+    call.signal.throwIfAborted();
+    const { handle, entry } = await this.#open(path);
+    await handle.close();
+    return entry;
+  }
+
+  async read(path: StorePath, range: ByteRange | undefined, call: ReadCall): Promise<Reading> {
+    call.signal.throwIfAborted();
+    const { handle, entry } = await this.#open(path);
+    if (call.ifMatch !== undefined && call.ifMatch !== entry.etag) {
+      await handle.close();
+      throw changed(path);
+    }
+    const start = Math.min(range?.start ?? 0, entry.size);
+    const cut = { start, end: Math.max(start, Math.min(range?.end ?? entry.size, entry.size)) };
+    return { entry, range: cut, bytes: fileBytes(handle, entry, cut, call.signal) };
+  }
+
+  async write(path: StorePath, body: Body, call: WriteCall): Promise<FileEntry> {
+    call.signal.throwIfAborted();
+    const sibling = siblingName(call.token);
+    return withSibling(this.#folders, path, sibling, async (folder, handle) => {
+      try {
+        let size = 0;
+        const opened = body.open();
+        if (Array.isArray(opened)) size = await writeAll(handle, opened as readonly Uint8Array[], 0);
+        else for await (const chunk of opened) size += await writeAll(handle, [chunk], size);
+        if (size !== body.size) throw new Failure('corrupt', `the body had ${size} bytes of ${body.size}`);
+        return await publishSibling(folder, sibling, handle, { path, name: baseName(path) }, call);
+      } catch (error) {
+        await handle.close().catch(() => undefined); // closed already where the rename failed
+        await unlinkAll(folder, [sibling]);
+        throw error;
+      }
+    });
+  }
+
+  list(dir: StorePath, call: ListCall): AsyncIterable<readonly Entry[]> {
+    return listFolder(this.#folders, dir, call);
+  }
+
+  async remove(paths: readonly StorePath[], call: Call): Promise<readonly RemoveFailure[]> {
+    const failures: RemoveFailure[] = [];
+    const byFolder = Map.groupBy(paths, parentOf);
+    for (const [dir, files] of byFolder) {
+      call.signal.throwIfAborted();
+      try {
+        await this.#folders.use(dir, false, async (folder) => {
+          for (const path of files)
+            await unlink(folder.at(baseName(path))).catch((error: unknown) => {
+              if (!isAbsent(error)) failures.push({ path, error });
+            });
+          await folder.sync();
+        });
+        await this.#folders.prune(dir);
+      } catch (error) {
+        if (!isAbsent(error)) failures.push(...files.map((path) => ({ path, error })));
+      }
+    }
+    return failures;
+  }
+
+  /** Also removes links to directories, which `list` does not walk and so nobody else removes. */
+  async prune(dir: StorePath, call: Call): Promise<void> {
+    call.signal.throwIfAborted();
+    const below = await this.#folders
+      .use(dir, false, (folder) => readdir(folder.self, { withFileTypes: true }))
+      .catch((error: unknown) => {
+        if (isAbsent(error)) return undefined;
+        throw error;
+      });
+    if (!below) return;
+    const path = (name: string) => (dir === '' ? name : `${dir}/${name}`) as StorePath;
+    for (const name of below) {
+      if (name.isDirectory()) await this.prune(path(name.name), call);
+      else if (name.isSymbolicLink()) await this.remove([path(name.name)], call);
+    }
+    await this.#folders.prune(dir);
+  }
+
+  leftovers(call: Call): AsyncIterable<readonly { readonly path: StorePath; readonly modifiedMs: number }[]> {
+    return leftoversIn(this.#folders, call.signal);
+  }
+
+  close(): Promise<void> {
+    return this.multipart.close();
+  }
+
+  readonly classify = classifyFileError;
+
+  /** A regular file inside the root, by what was opened and not by what its path said. */
+  async #open(path: StorePath): Promise<{ readonly handle: FileHandle; readonly entry: FileEntry }> {
+    const file = join(this.#folders.root, path);
+    const handle = await open(file, READ_FLAGS);
+    try {
+      this.#folders.assertInside(await this.#folders.realPathOf(handle, file), path);
+      const facts = await handle.stat({ bigint: true });
+      if (!facts.isFile())
+        throw new Failure(
+          'not-found',
+          facts.isDirectory() ? `${path} is a directory` : `${path} is not a regular file`,
+          { path },
+        );
+      return { handle, entry: entryOf(path, facts) };
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
+  }
+}
+
+const isAbsent = (error: unknown): boolean => ['ENOENT', 'ENOTDIR', 'EISDIR'].includes(codeOf(error) ?? '');

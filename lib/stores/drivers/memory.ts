@@ -1,0 +1,240 @@
+/**
+ * Objects in this process's memory: for tests of everything above a driver, and the plainest example of one. Keeps
+ * nothing; two processes see two stores.
+ */
+import { randomUUID } from 'node:crypto';
+import { crc32 } from 'node:zlib';
+import { Failure, type FailureKind } from '../../errors.ts';
+import { isWithin, type StorePath } from '../../path.ts';
+import type {
+  Body,
+  Call,
+  Classified,
+  Driver,
+  Entry,
+  FileEntry,
+  ListCall,
+  Multipart,
+  PendingUpload,
+  ReadCall,
+  Reading,
+  Receipt,
+  RemoveFailure,
+  Traits,
+  Upload,
+  WriteCall,
+} from '../driver.ts';
+
+const PAGE = 1000;
+const CHUNK_BYTES = 256 * 1024;
+const MIB = 1024 * 1024;
+
+interface Stored {
+  readonly entry: FileEntry;
+  readonly bytes: Buffer;
+}
+interface PendingParts {
+  readonly path: StorePath;
+  readonly begunMs: number;
+  readonly parts: Map<number, { readonly receipt: Receipt; readonly bytes: Buffer }>;
+}
+
+class MemoryError extends Error {
+  readonly kind: FailureKind;
+  constructor(kind: FailureKind, message: string) {
+    super(message);
+    this.kind = kind;
+  }
+}
+
+export class MemoryDriver implements Driver {
+  readonly traits: Traits = {
+    replace: 'atomic',
+    createOnly: true,
+    conditionalWrite: true,
+    rangedRead: true,
+    emptyDirs: false,
+    fileAndDir: true,
+    checksWrites: true,
+    maxPathBytes: 4096,
+    maxNameBytes: 255,
+    connections: 64,
+  };
+  readonly multipart: Multipart;
+  readonly #objects = new Map<StorePath, Stored>();
+  readonly #uploads = new Map<string, PendingParts>();
+  #version = 0;
+
+  constructor(limits: { readonly goodBytes?: number } = {}) {
+    this.multipart = this.#multipart(limits.goodBytes ?? 8 * MIB);
+  }
+
+  async head(path: StorePath, call: Call): Promise<FileEntry> {
+    call.signal.throwIfAborted();
+    return this.#get(path).entry;
+  }
+
+  async read(
+    path: StorePath,
+    range: { start: number; end: number } | undefined,
+    call: ReadCall,
+  ): Promise<Reading> {
+    call.signal.throwIfAborted();
+    const { entry, bytes } = this.#get(path);
+    if (call.ifMatch !== undefined && call.ifMatch !== entry.etag) throw changed(path);
+    const start = Math.min(range?.start ?? 0, entry.size);
+    const end = Math.min(range?.end ?? entry.size, entry.size);
+    return { entry, range: { start, end }, bytes: chunksOf(bytes.subarray(start, end), call.signal) };
+  }
+
+  async write(path: StorePath, body: Body, call: WriteCall): Promise<FileEntry> {
+    const bytes = await collect(body, call.signal);
+    return this.#put(path, bytes, call);
+  }
+
+  async *list(dir: StorePath, call: ListCall): AsyncGenerator<readonly Entry[]> {
+    const below = [...this.#objects.values()]
+      .map(({ entry }) => entry)
+      .filter((e) => e.path !== dir && isWithin(e.path, dir));
+    const entries = call.deep ? below : shallow(below, dir);
+    for (let at = 0; at < entries.length; at += PAGE) {
+      call.signal.throwIfAborted();
+      yield entries.slice(at, at + PAGE);
+    }
+  }
+
+  async remove(paths: readonly StorePath[], call: Call): Promise<readonly RemoveFailure[]> {
+    call.signal.throwIfAborted();
+    for (const path of paths) this.#objects.delete(path);
+    return [];
+  }
+
+  async close(): Promise<void> {}
+
+  classify(error: unknown): Classified {
+    return { kind: error instanceof MemoryError ? error.kind : 'bug' };
+  }
+
+  #get(path: StorePath): Stored {
+    const stored = this.#objects.get(path);
+    if (!stored) throw new MemoryError('not-found', 'no such object');
+    return stored;
+  }
+
+  #put(path: StorePath, bytes: Buffer, call: WriteCall): FileEntry {
+    call.signal.throwIfAborted();
+    const there = this.#objects.get(path);
+    if (call.mode === 'create' && there)
+      throw new MemoryError('already-exists', 'there is an object already');
+    if (call.ifMatch !== undefined && call.ifMatch !== there?.entry.etag) throw changed(path);
+    const entry: FileEntry = {
+      kind: 'file',
+      path,
+      size: bytes.length,
+      etag: `v${++this.#version}`,
+      modifiedMs: Date.now(),
+      token: call.token,
+      crc32: crc32(bytes),
+    };
+    this.#objects.set(path, { entry, bytes });
+    return entry;
+  }
+
+  #multipart(goodBytes: number): Multipart {
+    const uploads = this.#uploads;
+    const find = (upload: Upload) => {
+      const found = uploads.get(upload.id);
+      if (!found || found.path !== upload.path) throw new MemoryError('not-found', 'no such upload');
+      return found;
+    };
+    return {
+      limits: {
+        minBytes: Math.min(goodBytes, 5 * MIB),
+        maxBytes: 5 * 1024 * MIB,
+        maxParts: 10_000,
+        goodBytes,
+        order: 'any',
+      },
+      begin: async (path, call) => {
+        call.signal.throwIfAborted();
+        const id = randomUUID();
+        uploads.set(id, { path, begunMs: Date.now(), parts: new Map() });
+        return { path, id };
+      },
+      part: async (upload, { number }, body, call) => {
+        find(upload);
+        const bytes = await collect(body, call.signal);
+        const crc = crc32(bytes);
+        const receipt = { number, size: bytes.length, etag: `"${crc.toString(16)}"`, crc32: crc };
+        find(upload).parts.set(number, { receipt, bytes });
+        return receipt;
+      },
+      async *parts(upload, call) {
+        call.signal.throwIfAborted();
+        yield [...find(upload).parts.values()]
+          .map(({ receipt }) => receipt)
+          .toSorted((a, b) => a.number - b.number);
+      },
+      finish: async (upload, receipts, whole, call) => {
+        const { parts } = find(upload);
+        const bytes = Buffer.concat(
+          receipts.map(({ number, etag }) => {
+            const part = parts.get(number);
+            if (part?.receipt.etag !== etag)
+              throw new MemoryError('invalid', `part ${number} was not sent, or differs`);
+            return part.bytes;
+          }),
+        );
+        if (bytes.length !== whole.size || (whole.crc32 !== undefined && crc32(bytes) !== whole.crc32))
+          throw new MemoryError('corrupt', 'the parts together are not the whole');
+        const entry = this.#put(upload.path, bytes, call);
+        uploads.delete(upload.id);
+        return entry;
+      },
+      abandon: async (upload) => void uploads.delete(upload.id),
+      async *pending(path) {
+        const found = [...uploads].filter(([, upload]) => path === '' || upload.path === path);
+        yield found.map(
+          ([id, upload]): PendingUpload => ({ id, path: upload.path, begunMs: upload.begunMs }),
+        );
+      },
+    };
+  }
+}
+
+const changed = (path: StorePath) =>
+  new Failure('precondition', `${path} is not the version that was asked for`, { path });
+
+/** Files right below `dir`, and the directories that files further down are in. */
+function shallow(below: readonly FileEntry[], dir: StorePath): readonly Entry[] {
+  const from = dir === '' ? 0 : dir.length + 1;
+  const dirs = new Set<string>();
+  const files: Entry[] = [];
+  for (const entry of below) {
+    const slash = entry.path.indexOf('/', from);
+    if (slash === -1) files.push(entry);
+    else dirs.add(entry.path.slice(0, slash));
+  }
+  return [...files, ...[...dirs].map((path): Entry => ({ kind: 'dir', path: path as StorePath }))];
+}
+
+async function collect(body: Body, signal: AbortSignal): Promise<Buffer> {
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of body.open()) {
+    signal.throwIfAborted();
+    chunks.push(Buffer.from(chunk)); // chunks are lent
+  }
+  const bytes = Buffer.concat(chunks);
+  if (bytes.length !== body.size)
+    throw new MemoryError('corrupt', `${bytes.length} bytes came of ${body.size}`);
+  if (body.crc32 !== undefined && crc32(bytes) !== body.crc32)
+    throw new MemoryError('corrupt', 'the CRC32 differs');
+  return bytes;
+}
+
+async function* chunksOf(bytes: Buffer, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < bytes.length; at += CHUNK_BYTES) {
+    signal.throwIfAborted();
+    yield bytes.subarray(at, at + CHUNK_BYTES);
+  }
+}

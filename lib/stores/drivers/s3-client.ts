@@ -1,0 +1,229 @@
+/** One bucket and prefix on one S3 server: the SDK's client set up for our layers, keys, and what every call carries. */
+import {
+  type GetObjectCommandInput,
+  type PutObjectCommandInput,
+  S3Client,
+  type S3ClientConfig,
+} from '@aws-sdk/client-s3';
+import { Failure } from '../../errors.ts';
+import { parsePath, type StorePath } from '../../path.ts';
+import type { WriteCall } from '../driver.ts';
+import type { S3Settings } from './s3-config.ts';
+import { S3Error, scrub } from './s3-errors.ts';
+import { Trailed, UndiciHandler } from './s3-http.ts';
+
+/** Name of the metadata entry that says who published an object. */
+const TOKEN_KEY = 'longshore-token';
+
+export interface S3Place {
+  readonly bucket: string;
+  /** Key prefix without slashes at its ends; `''` for the whole bucket. */
+  readonly prefix: string;
+}
+
+/** What a server turned out to do; asked once, on first need, and kept while the driver lives. */
+export interface ServerFacts {
+  /** A write can demand that nothing, or a certain version, is there. */
+  conditions?: { readonly create: boolean; readonly match: boolean };
+  /** Checksum of multipart uploads: of the whole, of its parts, or none that the server would check. */
+  partChecksums?: 'whole' | 'parts' | 'none';
+  /** `false` once a write's CRC32 was not confirmed. */
+  checksWrites?: boolean;
+}
+
+type SseCustomer = Pick<
+  GetObjectCommandInput,
+  'SSECustomerAlgorithm' | 'SSECustomerKey' | 'SSECustomerKeyMD5'
+>;
+interface Common {
+  readonly Bucket: string;
+  readonly ExpectedBucketOwner?: string;
+  readonly RequestPayer?: 'requester';
+}
+interface CallOptions {
+  readonly abortSignal: AbortSignal;
+  readonly requestTimeout?: number;
+}
+
+export class S3Connection {
+  readonly facts: ServerFacts = {};
+  /** In every call. */
+  readonly common: Common;
+  /** In every call that touches bytes of an object which a customer's key encrypts. */
+  readonly sseCustomer: SseCustomer;
+  readonly place: S3Place;
+  readonly #client: S3Client;
+  readonly #handler: UndiciHandler;
+  readonly #objectArgs: Partial<PutObjectCommandInput>;
+
+  constructor(place: S3Place, settings: S3Settings) {
+    this.place = place;
+    const { ExpectedBucketOwner, RequestPayer, Expires, ObjectLockRetainUntilDate, ...args } =
+      settings.extraArgs;
+    const owner = settings.expectedBucketOwner ?? ExpectedBucketOwner;
+    this.common = {
+      Bucket: place.bucket,
+      ...(owner ? { ExpectedBucketOwner: owner } : {}),
+      ...(RequestPayer ? { RequestPayer: 'requester' } : {}),
+    };
+    this.sseCustomer = {
+      ...(args.SSECustomerAlgorithm ? { SSECustomerAlgorithm: args.SSECustomerAlgorithm } : {}),
+      ...(args.SSECustomerKey ? { SSECustomerKey: args.SSECustomerKey } : {}),
+      ...(args.SSECustomerKeyMD5 ? { SSECustomerKeyMD5: args.SSECustomerKeyMD5 } : {}),
+    };
+    this.#objectArgs = {
+      ...(args as Partial<PutObjectCommandInput>), // words like 'aws:kms' are the server's to judge
+      ...(Expires ? { Expires: new Date(Expires) } : {}),
+      ...(ObjectLockRetainUntilDate
+        ? { ObjectLockRetainUntilDate: new Date(ObjectLockRetainUntilDate) }
+        : {}),
+    };
+    this.#handler = new UndiciHandler(settings.tls);
+    this.#client = new S3Client(clientConfig(settings, this.#handler));
+    this.#client.middlewareStack.add(
+      (next, context) => (call) => {
+        const { request } = call as { request?: { headers?: Record<string, string>; body?: unknown } };
+        const sendsBytes =
+          context.commandName === 'PutObjectCommand' || context.commandName === 'UploadPartCommand';
+        if (sendsBytes && request?.headers) {
+          const { headers, body } = request;
+          // the CRC32 that we send is what the server checks; a signed SHA-256 would cost a second pass over the bytes
+          headers['x-amz-content-sha256'] = 'UNSIGNED-PAYLOAD';
+          if (body instanceof Trailed) {
+            Object.assign(headers, body.headers);
+            headers['content-encoding'] = [headers['content-encoding'], 'aws-chunked']
+              .filter(Boolean)
+              .join(',');
+          }
+        }
+        return next(call);
+      },
+      { step: 'build', name: 'longshoreUnsignedPayload' },
+    );
+  }
+
+  /** One request; what it throws is scrubbed, an abort's reason is passed on as it is. `answerMs`: until the answer's head. */
+  async call<T>(
+    signal: AbortSignal,
+    send: (client: S3Client, options: CallOptions) => Promise<T>,
+    answerMs?: number,
+  ): Promise<T> {
+    signal.throwIfAborted();
+    try {
+      return await send(this.#client, {
+        abortSignal: signal,
+        ...(answerMs === undefined ? {} : { requestTimeout: answerMs }),
+      });
+    } catch (error) {
+      signal.throwIfAborted();
+      throw scrub(error);
+    }
+  }
+
+  /** What a new object is made with, by one request or by parts. */
+  objectArgs(call: WriteCall): Partial<PutObjectCommandInput> {
+    return {
+      ...(call.mediaType === undefined ? {} : { ContentType: call.mediaType }),
+      ...this.#objectArgs,
+      Metadata: { ...this.#objectArgs.Metadata, [TOKEN_KEY]: call.token },
+    };
+  }
+
+  keyOf(path: StorePath): string {
+    const { prefix } = this.place;
+    return prefix === '' ? path : path === '' ? prefix : `${prefix}/${path}`;
+  }
+
+  /** What the keys below a directory begin with; `''` for a whole bucket. */
+  prefixOf(dir: StorePath): string {
+    const key = this.keyOf(dir);
+    return key === '' ? '' : `${key}/`;
+  }
+
+  /** The path of a key; undefined: not below the prefix, a directory marker, ours and hidden, or no path can name it. */
+  pathOf(key: string): StorePath | undefined {
+    const root = this.prefixOf('' as StorePath);
+    if (!key.startsWith(root)) return undefined;
+    const below = key.slice(root.length);
+    try {
+      return below !== '' && parsePath(below) === below ? (below as StorePath) : undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#client.destroy();
+    await this.#handler.close();
+  }
+}
+
+function clientConfig(settings: S3Settings, handler: UndiciHandler): S3ClientConfig {
+  const { endpoint, region, addressing, credentials } = settings;
+  return {
+    requestHandler: handler as unknown as NonNullable<S3ClientConfig['requestHandler']>,
+    ...(endpoint === undefined ? { followRegionRedirects: true } : { endpoint }),
+    region: region ?? (endpoint === undefined ? regionOfProfile : 'us-east-1'),
+    forcePathStyle: addressing === 'path' || (addressing === 'auto' && endpoint !== undefined),
+    ...(settings.signature === 'unsigned'
+      ? {
+          signer: { sign: async (request) => request },
+          credentials: { accessKeyId: '', secretAccessKey: '' },
+        }
+      : credentials === undefined
+        ? {}
+        : { credentials }),
+    maxAttempts: 1,
+    requestChecksumCalculation: 'WHEN_REQUIRED',
+    responseChecksumValidation: 'WHEN_REQUIRED',
+    expectContinueHeader: false,
+  };
+}
+
+/** The SDK's own search, and boto3's answer where it finds nothing. */
+async function regionOfProfile(): Promise<string> {
+  const asked = new S3Client({});
+  try {
+    return await asked.config.region();
+  } catch {
+    return 'us-east-1';
+  } finally {
+    asked.destroy();
+  }
+}
+
+export const tokenOf = (metadata: Record<string, string> | undefined): string | undefined =>
+  metadata?.[TOKEN_KEY];
+export const bareTag = (etag: string | undefined): string =>
+  (etag ?? '').replace(/^W\//, '').replace(/^"|"$/g, '');
+export const quotedTag = (etag: string): string => `"${etag}"`;
+
+/** A CRC32 as S3 writes it; undefined for none, and for a checksum of checksums (`…-3`). */
+export function crcOf(text: string | undefined): number | undefined {
+  if (text === undefined || text.includes('-')) return undefined;
+  const bytes = Buffer.from(text, 'base64');
+  return bytes.length === 4 ? bytes.readUInt32BE() : undefined;
+}
+
+/** Keys of a listing asked for with `EncodingType: 'url'`; a server that did not encode says so by its silence. */
+export const decodeKey = (key: string, encoding: string | undefined): string =>
+  encoding === 'url' ? decodeURIComponent(key.replaceAll('+', ' ')) : key;
+
+/** The failure that a refused condition is, else the error itself. */
+export function refusalOf(error: unknown, call: Pick<WriteCall, 'mode' | 'ifMatch'>): unknown {
+  if (!(error instanceof S3Error)) return error;
+  const differs = error.code === 'PreconditionFailed' || error.status === 412;
+  if (
+    call.ifMatch !== undefined &&
+    (differs || error.code === 'NoSuchKey' || (error.status === 404 && error.code === ''))
+  )
+    return new Failure(
+      'precondition',
+      'the object is not the version that was asked for',
+      {},
+      { cause: error },
+    );
+  if (call.mode === 'create' && differs)
+    return new Failure('already-exists', 'something is there already', {}, { cause: error });
+  return error;
+}

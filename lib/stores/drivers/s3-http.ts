@@ -1,0 +1,207 @@
+/**
+ * The SDK's requests over undici: one keep-alive pool per driver, bodies passed on as they are, no copy and no hash.
+ * There is no limit on how long a body takes, only on connecting and on waiting for an answer's head; that bytes keep
+ * moving is the stall layer's business.
+ */
+import { readFileSync } from 'node:fs';
+import type { Readable } from 'node:stream';
+import { crc32 } from 'node:zlib';
+import { Agent, type Dispatcher } from 'undici';
+import { Failure } from '../../errors.ts';
+import type { Body } from '../driver.ts';
+import type { S3Settings } from './s3-config.ts';
+
+/** ms; connecting, TLS included. */
+const CONNECT_TIMEOUT_MS = 10_000;
+/** ms; from the last byte sent until the answer's head, where a call says nothing else. */
+const ANSWER_TIMEOUT_MS = 120_000;
+/** Bytes; answers other than an object's own bytes (a page of 1,000 long keys is about 2 MB). */
+const MAX_ANSWER_BYTES = 32 * 1024 * 1024;
+/** Bytes; from this length on undici waits for the socket to take a chunk before it asks for the next one. */
+const SOCKET_BUFFER_BYTES = 64 * 1024;
+/** Bytes; up to this length a body in memory is copied into one piece. */
+const SMALL_BODY_BYTES = 128 * 1024;
+
+/** What the SDK hands to a request handler, as far as S3 uses it. */
+export interface SdkRequest {
+  readonly protocol: string;
+  readonly hostname: string;
+  readonly port?: number;
+  readonly method: string;
+  readonly path: string;
+  readonly query?: Readonly<Record<string, string | readonly string[] | null>>;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body?: unknown;
+}
+interface SdkResponse {
+  readonly statusCode: number;
+  readonly headers: Record<string, string>;
+  readonly body: unknown;
+}
+interface SdkCall {
+  readonly abortSignal?: unknown;
+  /** ms until the answer's head. */
+  readonly requestTimeout?: number;
+}
+
+export class UndiciHandler {
+  readonly metadata = { handlerProtocol: 'http/1.1' };
+  readonly #agent: Agent;
+
+  constructor(tls: S3Settings['tls']) {
+    this.#agent = new Agent({
+      bodyTimeout: 0,
+      connect: {
+        timeout: CONNECT_TIMEOUT_MS,
+        rejectUnauthorized: tls.verify,
+        ...(tls.caFile === undefined ? {} : { ca: readAuthorities(tls.caFile) }),
+      },
+    });
+  }
+
+  async handle(request: SdkRequest, call: SdkCall = {}): Promise<{ response: SdkResponse }> {
+    const port = request.port === undefined ? '' : `:${request.port}`;
+    const answer = await this.#agent.request({
+      origin: `${request.protocol}//${request.hostname}${port}`,
+      path: request.path + queryOf(request.query),
+      method: request.method as Dispatcher.HttpMethod,
+      headers: request.headers,
+      body: (request.body ?? null) as Uint8Array | null, // or any iterable of them
+      signal: (call.abortSignal ?? null) as AbortSignal | null,
+      headersTimeout: call.requestTimeout ?? ANSWER_TIMEOUT_MS,
+    });
+    const headers: Record<string, string> = {};
+    for (const [name, value] of Object.entries(answer.headers))
+      if (value !== undefined) headers[name] = Array.isArray(value) ? value.join(', ') : value;
+    const isObject =
+      answer.statusCode < 300 && request.method === 'GET' && request.query?.['x-id'] === 'GetObject';
+    return {
+      response: {
+        statusCode: answer.statusCode,
+        headers,
+        body: isObject ? answer.body : await collect(answer.body),
+      },
+    };
+  }
+
+  /** Ends open requests too: whoever closes has waited for its own. */
+  async close(): Promise<void> {
+    await this.#agent.destroy();
+  }
+
+  // what the SDK's interface asks for besides
+  httpHandlerConfigs(): Record<string, never> {
+    return {};
+  }
+  updateHttpClientConfig(): void {}
+}
+
+function readAuthorities(file: string): Buffer {
+  try {
+    return readFileSync(file);
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : 'unreadable';
+    throw new Failure(
+      'invalid',
+      `could not read the certificates that AWS_CA_BUNDLE names (${code}): ${file}`,
+    );
+  }
+}
+
+async function collect(body: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of body) {
+    size += chunk.length;
+    if (size > MAX_ANSWER_BYTES) throw new Failure('unavailable', 'the server sent an answer without an end');
+    chunks.push(chunk);
+  }
+  return chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, size);
+}
+
+const escapeText = (text: string): string =>
+  encodeURIComponent(text).replace(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
+
+function queryOf(query: SdkRequest['query']): string {
+  const pairs: string[] = [];
+  for (const [name, value] of Object.entries(query ?? {}))
+    for (const one of typeof value === 'string' || value === null ? [value] : value)
+      pairs.push(one === null ? escapeText(name) : `${escapeText(name)}=${escapeText(one)}`);
+  return pairs.length === 0 ? '' : `?${pairs.join('&')}`;
+}
+
+/** Opens a body anew each time it is iterated. */
+class Streamed {
+  protected readonly body: Body;
+  constructor(body: Body) {
+    this.body = body;
+  }
+
+  /** Small chunks are copied: undici asks for the next one while the socket still holds the last, and chunks are only lent. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
+    for await (const chunk of this.body.open())
+      yield chunk.length < SOCKET_BUFFER_BYTES ? Buffer.from(chunk) : chunk;
+  }
+}
+
+/**
+ * A body whose CRC32 is not known beforehand: it follows the bytes, in S3's own framing. Without either, some servers
+ * (versitygw) publish what they got of a body that was cut off.
+ */
+export class Trailed extends Streamed {
+  readonly headers: Readonly<Record<string, string>> = {
+    'x-amz-content-sha256': 'STREAMING-UNSIGNED-PAYLOAD-TRAILER',
+    'x-amz-decoded-content-length': String(this.body.size),
+    'x-amz-trailer': 'x-amz-checksum-crc32',
+  };
+
+  override async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
+    let crc = 0;
+    let size = 0;
+    for await (const chunk of super[Symbol.asyncIterator]()) {
+      if (chunk.length === 0) continue;
+      crc = crc32(chunk, crc);
+      size += chunk.length;
+      yield Buffer.from(`${chunk.length.toString(16)}\r\n`);
+      yield chunk;
+      yield LINE_END;
+    }
+    if (size !== this.body.size)
+      throw new Failure('corrupt', `the body has ${size} bytes, ${this.body.size} were declared`);
+    yield Buffer.from(`0\r\nx-amz-checksum-crc32:${crcText(crc)}\r\n\r\n`);
+  }
+}
+const LINE_END = Buffer.from('\r\n');
+
+/** A CRC32 as S3 writes it: base64 of four bytes, highest first. */
+export function crcText(crc: number): string {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(crc);
+  return bytes.toString('base64');
+}
+
+/**
+ * What a write sends: one small piece as it is (head and body then leave in one write), everything else as an iterable.
+ * `unchecked`: to a server that does not know checksums.
+ */
+export function sendable(
+  body: Body,
+  how: 'checked' | 'unchecked',
+): { readonly Body: Readable; readonly ContentLength?: number; readonly ChecksumCRC32?: string } {
+  const crc = body.size === 0 ? 0 : body.crc32;
+  const trailed = how === 'checked' && crc === undefined;
+  const bytes = trailed ? new Trailed(body) : (inOnePiece(body) ?? new Streamed(body));
+  return {
+    Body: bytes as unknown as Readable, // the SDK passes any iterable through, its types know only streams
+    ...(trailed ? {} : { ContentLength: body.size }),
+    ...(how === 'checked' && crc !== undefined ? { ChecksumCRC32: crcText(crc) } : {}),
+  };
+}
+
+function inOnePiece(body: Body): Uint8Array | undefined {
+  if (body.size > SMALL_BODY_BYTES) return undefined;
+  const opened = body.open();
+  return Symbol.iterator in opened
+    ? Buffer.concat(Array.from(opened, (chunk) => Buffer.from(chunk)))
+    : undefined;
+}

@@ -1,0 +1,350 @@
+/**
+ * S3 and what speaks it. Tested on MinIO (2026-02) and versitygw 1.8.
+ *
+ * Rights: GetObject, PutObject, DeleteObject, ListBucket, AbortMultipartUpload, ListMultipartUploadParts,
+ * ListBucketMultipartUploads; kms:Decrypt and kms:GenerateDataKey where objects are encrypted so.
+ * Creates objects at `<prefix>/<path>` with the metadata `longshore-token`, multipart uploads on their way to one, and
+ * on the first conditional write of a process one empty `<prefix>/.longshore-canary-…`, removed at once.
+ * Leaves behind: multipart uploads that nobody finished (gc aborts them); versions, where the bucket keeps them.
+ *
+ * Known differences: MinIO takes names of at most 255 bytes and lists only `a` where `a` and `a/b` are both objects;
+ * versitygw keeps objects in folders and refuses the second of the two.
+ */
+import {
+  DeleteObjectCommand,
+  DeleteObjectsCommand,
+  GetObjectCommand,
+  type GetObjectCommandOutput,
+  HeadObjectCommand,
+  ListObjectsV2Command,
+  PutObjectCommand,
+} from '@aws-sdk/client-s3';
+import { FAILURES, Failure } from '../../errors.ts';
+import type { StorePath } from '../../path.ts';
+import type {
+  Body,
+  ByteRange,
+  Bytes,
+  Call,
+  Driver,
+  Entry,
+  FileEntry,
+  ListCall,
+  ReadCall,
+  Reading,
+  RemoveFailure,
+  Traits,
+  WriteCall,
+} from '../driver.ts';
+import {
+  bareTag,
+  crcOf,
+  decodeKey,
+  quotedTag,
+  refusalOf,
+  S3Connection,
+  type S3Place,
+  tokenOf,
+} from './s3-client.ts';
+import { conditionsFor } from './s3-conditions.ts';
+import type { S3Settings } from './s3-config.ts';
+import { classifyS3, S3Error, scrub } from './s3-errors.ts';
+import { sendable } from './s3-http.ts';
+import { S3Multipart } from './s3-multipart.ts';
+
+const DELETE_PAGE = 1000;
+const MAX_KEY_BYTES = 1024;
+
+export class S3Driver implements Driver {
+  readonly traits: Traits;
+  readonly multipart: S3Multipart;
+  readonly #s3: S3Connection;
+
+  /** Opens no connection. @throws Failure `invalid` for settings that cannot work */
+  constructor(place: S3Place, settings: S3Settings) {
+    const s3 = new S3Connection(place, settings);
+    this.#s3 = s3;
+    this.multipart = new S3Multipart(s3);
+    this.traits = {
+      replace: 'atomic',
+      // what S3 promises, until this server is seen to do otherwise; a write never relies on it before that
+      get createOnly() {
+        return s3.facts.conditions?.create ?? true;
+      },
+      get conditionalWrite() {
+        return s3.facts.conditions?.match ?? true;
+      },
+      get checksWrites() {
+        return s3.facts.checksWrites ?? true;
+      },
+      rangedRead: true,
+      emptyDirs: false,
+      fileAndDir: true,
+      maxPathBytes: MAX_KEY_BYTES - Buffer.byteLength(s3.prefixOf('' as StorePath)),
+      maxNameBytes: MAX_KEY_BYTES,
+      connections: 32,
+    };
+  }
+
+  async head(path: StorePath, call: Call): Promise<FileEntry> {
+    if (path === '') throw new Failure('not-found', 'the root is a directory');
+    const s3 = this.#s3;
+    const target = { ...s3.common, ...s3.sseCustomer, Key: s3.keyOf(path) };
+    try {
+      const found = await s3.call(call.signal, (client, options) =>
+        client.send(new HeadObjectCommand({ ...target, ChecksumMode: 'ENABLED' }), options),
+      );
+      const crc32 = found.ChecksumType === 'COMPOSITE' ? undefined : crcOf(found.ChecksumCRC32);
+      return { ...entryOf(path, found.ContentLength ?? 0, found), ...(crc32 === undefined ? {} : { crc32 }) };
+    } catch (error) {
+      if (!(error instanceof S3Error) || error.code !== '' || ![301, 400, 403].includes(error.status ?? 0))
+        throw error;
+      // an answer to HEAD cannot say why: the same question as a GET can
+      const read = await s3.call(call.signal, (client, options) =>
+        client.send(new GetObjectCommand({ ...target, Range: 'bytes=0-0' }), options),
+      );
+      await endOf(read);
+      throw error;
+    }
+  }
+
+  async read(path: StorePath, range: ByteRange | undefined, call: ReadCall): Promise<Reading> {
+    if (path === '') throw new Failure('not-found', 'the root is a directory');
+    if (range !== undefined && range.end <= range.start) return this.#readNothing(path, range, call);
+    const s3 = this.#s3;
+    const got = await s3
+      .call(call.signal, (client, options) =>
+        client.send(
+          new GetObjectCommand({
+            ...s3.common,
+            ...s3.sseCustomer,
+            Key: s3.keyOf(path),
+            ...(range === undefined ? {} : { Range: `bytes=${range.start}-${range.end - 1}` }),
+            ...(call.ifMatch === undefined ? {} : { IfMatch: quotedTag(call.ifMatch) }),
+          }),
+          options,
+        ),
+      )
+      .catch((error: unknown) => {
+        throw refusalOf(error, {
+          mode: 'replace',
+          ...(call.ifMatch === undefined ? {} : { ifMatch: call.ifMatch }),
+        });
+      });
+    const length = got.ContentLength ?? 0;
+    const answered = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(got.ContentRange ?? '');
+    if (range !== undefined && (answered === null || Number(answered[1]) !== range.start)) {
+      await endOf(got);
+      throw new Failure('unsupported', 'the server answered another range of bytes than it was asked for');
+    }
+    const start = range?.start ?? 0;
+    return {
+      entry: entryOf(path, answered === null ? length : Number(answered[3]), got),
+      range: { start, end: start + length },
+      bytes: wholeBody(got.Body as unknown as Bytes, length, call.signal),
+    };
+  }
+
+  /** HTTP has no empty range. */
+  async #readNothing(path: StorePath, range: ByteRange, call: ReadCall): Promise<Reading> {
+    const entry = await this.head(path, call);
+    if (call.ifMatch !== undefined && call.ifMatch !== entry.etag)
+      throw new Failure('precondition', 'the object is not the version that was asked for');
+    const start = Math.min(range.start, entry.size);
+    return { entry, range: { start, end: start }, bytes: nothing() };
+  }
+
+  async write(path: StorePath, body: Body, call: WriteCall): Promise<FileEntry> {
+    const s3 = this.#s3;
+    const conditions = await conditionsFor(s3, path, call);
+    const written = await s3
+      .call(call.signal, (client, options) =>
+        client.send(
+          new PutObjectCommand({
+            ...s3.objectArgs(call),
+            ...s3.common,
+            ...conditions,
+            Key: s3.keyOf(path),
+            ...sendable(body, 'checked'),
+          }),
+          options,
+        ),
+      )
+      .catch((error: unknown) => {
+        throw refusalOf(error, call);
+      });
+    const crc32 = crcOf(written.ChecksumCRC32);
+    s3.facts.checksWrites = crc32 !== undefined;
+    return {
+      kind: 'file',
+      path,
+      size: body.size,
+      etag: bareTag(written.ETag),
+      modifiedMs: Math.floor(Date.now() / 1000) * 1000, // the answer does not say; S3 counts in seconds
+      token: call.token,
+      ...(crc32 === undefined ? {} : { crc32 }),
+    };
+  }
+
+  async *list(dir: StorePath, call: ListCall): AsyncGenerator<readonly Entry[]> {
+    for await (const page of this.#pages(dir, call)) {
+      const entries: Entry[] = [];
+      for (const { Prefix } of page.CommonPrefixes ?? []) {
+        const path = this.#s3.pathOf(decodeKey(Prefix ?? '', page.EncodingType).replace(/\/$/, ''));
+        if (path !== undefined) entries.push({ kind: 'dir', path });
+      }
+      for (const object of page.Contents ?? []) {
+        const path = this.#s3.pathOf(decodeKey(object.Key ?? '', page.EncodingType));
+        if (path !== undefined) entries.push(entryOf(path, object.Size ?? 0, object));
+      }
+      if (entries.length > 0) yield entries;
+    }
+  }
+
+  async *#pages(dir: StorePath, call: ListCall) {
+    const s3 = this.#s3;
+    let after: string | undefined;
+    do {
+      const asked = after;
+      const page = await s3.call(call.signal, (client, options) =>
+        client.send(
+          new ListObjectsV2Command({
+            ...s3.common,
+            Prefix: s3.prefixOf(dir),
+            EncodingType: 'url',
+            ...(call.deep ? {} : { Delimiter: '/' }),
+            ...(asked === undefined ? {} : { ContinuationToken: asked }),
+          }),
+          options,
+        ),
+      );
+      yield page;
+      after = page.IsTruncated ? page.NextContinuationToken : undefined;
+      if (page.IsTruncated && (after === undefined || after === asked))
+        throw new Failure('unavailable', 'the server says that a list goes on, but not where');
+    } while (after !== undefined);
+  }
+
+  async remove(paths: readonly StorePath[], call: Call): Promise<readonly RemoveFailure[]> {
+    return this.#removeKeys(new Map(paths.map((path) => [this.#s3.keyOf(path), path])), call);
+  }
+
+  /** Removes the markers (empty objects whose keys end in `/`) that other tools make of directories, at and below `dir`. */
+  async prune(dir: StorePath, call: Call): Promise<void> {
+    for await (const page of this.#pages(dir, { ...call, deep: true })) {
+      const markers = new Map<string, StorePath>();
+      for (const { Key, Size } of page.Contents ?? []) {
+        const key = decodeKey(Key ?? '', page.EncodingType);
+        const path = key.endsWith('/') && Size === 0 ? this.#s3.pathOf(key.slice(0, -1)) : undefined;
+        if (path !== undefined) markers.set(key, path);
+      }
+      const failed = await this.#removeKeys(markers, call);
+      if (failed[0]) throw failed[0].error;
+    }
+  }
+
+  /** Throws what is worth another try, answers what is not. */
+  async #removeKeys(keys: ReadonlyMap<string, StorePath>, call: Call): Promise<RemoveFailure[]> {
+    const failures: RemoveFailure[] = [];
+    const together = keys.size > 1 ? [...keys.keys()].filter((key) => IN_XML.test(key)) : [];
+    for (let at = 0; at < together.length; at += DELETE_PAGE) {
+      const page = together.slice(at, at + DELETE_PAGE);
+      for (const { Key, Code, Message } of await this.#removePage(page, call)) {
+        const path = keys.get(Key ?? '');
+        const error = new S3Error({ code: Code ?? '', message: Message ?? 'the server gave no reason' });
+        if (path === undefined) throw error; // one of them is still there, and the server does not say which
+        if (Code !== 'NoSuchKey') failures.push({ path, error });
+      }
+    }
+    const sent = new Set(together);
+    for (const [key, path] of keys) {
+      if (sent.has(key)) continue;
+      const error = await this.#removeOne(key, call);
+      if (error !== undefined) failures.push({ path, error });
+    }
+    return failures;
+  }
+
+  async #removeOne(Key: string, call: Call): Promise<S3Error | undefined> {
+    const { common } = this.#s3;
+    try {
+      await this.#s3.call(call.signal, (client, options) =>
+        client.send(new DeleteObjectCommand({ ...common, Key }), options),
+      );
+      return undefined;
+    } catch (error) {
+      if (!(error instanceof S3Error) || FAILURES[classifyS3(error).kind].retry !== 'never') throw error;
+      return error.code === 'NoSuchKey' ? undefined : error;
+    }
+  }
+
+  async #removePage(keys: readonly string[], call: Call) {
+    const { common } = this.#s3;
+    const answer = await this.#s3.call(call.signal, (client, options) =>
+      client.send(
+        new DeleteObjectsCommand({
+          ...common,
+          Delete: { Quiet: true, Objects: keys.map((Key) => ({ Key })) },
+        }),
+        options,
+      ),
+    );
+    return answer.Errors ?? [];
+  }
+
+  classify(error: unknown) {
+    return classifyS3(error);
+  }
+
+  async close(): Promise<void> {
+    await this.#s3.close();
+  }
+}
+
+/** Keys that XML can carry; others are removed one by one, by URL. */
+const IN_XML = /^[\u0020-\ud7ff\ue000-\ufffd\u{10000}-\u{10ffff}]+$/u;
+
+function entryOf(
+  path: StorePath,
+  size: number,
+  facts: {
+    readonly ETag?: string | undefined;
+    readonly LastModified?: Date | undefined;
+    readonly Metadata?: Record<string, string> | undefined;
+  },
+): FileEntry {
+  const token = tokenOf(facts.Metadata);
+  return {
+    kind: 'file',
+    path,
+    size,
+    etag: bareTag(facts.ETag),
+    modifiedMs: facts.LastModified?.getTime() ?? 0,
+    ...(token === undefined ? {} : { token }),
+  };
+}
+
+/** Frees the connection of an answer that nobody reads. */
+async function endOf(got: GetObjectCommandOutput): Promise<void> {
+  const body = got.Body as unknown as
+    | { destroy?(): { on?(event: 'error', listener: () => void): void } }
+    | undefined;
+  body?.destroy?.().on?.('error', () => undefined);
+}
+
+async function* nothing(): AsyncGenerator<Uint8Array> {}
+
+/** The bytes of an answer, all of them or an error. */
+async function* wholeBody(body: Bytes, length: number, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  let size = 0;
+  try {
+    for await (const chunk of body) {
+      size += chunk.length;
+      yield chunk;
+    }
+  } catch (error) {
+    signal.throwIfAborted();
+    throw scrub(error);
+  }
+  if (size !== length) throw new Failure('unavailable', `the answer ended after ${size} of ${length} bytes`);
+}

@@ -1,0 +1,134 @@
+/** What all layers share: a driver with every call of it, powers included, led through the layer's hooks. */
+import { Failure } from '../../errors.ts';
+import type { Body, Call, Classified, Driver, Multipart, Reading, WriteCall } from '../driver.ts';
+
+export type OnceOp = 'head' | 'remove' | 'prune' | 'begin' | 'finish' | 'abandon';
+export type SendOp = 'write' | 'part';
+export type PagesOp = 'list' | 'leftovers' | 'parts' | 'pending';
+export type StoreOp = OnceOp | SendOp | PagesOp | 'read';
+
+/** What a hook may know of a call; `mode` and `ifMatch` where it publishes. */
+export type AnyCall = Call & Partial<Pick<WriteCall, 'mode' | 'ifMatch'>>;
+
+/** What pages are of. */
+export type Listed = { readonly path: string; readonly id?: string } | { readonly number: number };
+
+/** Each hook calls `run` (or `open`) with the signal and body that the driver below is to have. */
+export interface Hooks {
+  /** `silentBytes`: how much the store may have to work through before it answers. */
+  once<T>(
+    op: OnceOp,
+    call: AnyCall,
+    run: (signal: AbortSignal) => Promise<T>,
+    silentBytes?: number,
+  ): Promise<T>;
+  send<T>(
+    op: SendOp,
+    call: AnyCall,
+    body: Body,
+    run: (signal: AbortSignal, body: Body) => Promise<T>,
+  ): Promise<T>;
+  read(signal: AbortSignal, run: (signal: AbortSignal) => Promise<Reading>): Promise<Reading>;
+  pages<T extends Listed>(
+    op: PagesOp,
+    signal: AbortSignal,
+    open: (signal: AbortSignal) => AsyncIterable<readonly T[]>,
+  ): AsyncIterable<readonly T[]>;
+}
+
+/** `driver` behind `hooks`: the same traits, the same powers, the same errors. */
+export function around(driver: Driver, hooks: Hooks): Driver {
+  const { multipart } = driver;
+  return {
+    traits: driver.traits,
+    head: (path, call) => hooks.once('head', call, (signal) => driver.head(path, { ...call, signal })),
+    read: (path, range, call) =>
+      hooks.read(call.signal, (signal) => driver.read(path, range, { ...call, signal })),
+    write: (path, body, call) =>
+      hooks.send('write', call, body, (signal, sent) => driver.write(path, sent, { ...call, signal })),
+    list: (dir, call) => hooks.pages('list', call.signal, (signal) => driver.list(dir, { ...call, signal })),
+    remove: (paths, call) =>
+      hooks.once('remove', call, (signal) => driver.remove(paths, { ...call, signal })),
+    close: () => driver.close(),
+    classify: (error) => driver.classify(error),
+    ...(driver.prune && {
+      prune: (dir, call) => hooks.once('prune', call, (signal) => driver.prune!(dir, { ...call, signal })),
+    }),
+    ...(driver.leftovers && {
+      leftovers: (call) =>
+        hooks.pages('leftovers', call.signal, (signal) => driver.leftovers!({ ...call, signal })),
+    }),
+    ...(multipart && { multipart: aroundMultipart(multipart, hooks) }),
+  };
+}
+
+function aroundMultipart(multipart: Multipart, hooks: Hooks): Multipart {
+  return {
+    limits: multipart.limits,
+    begin: (path, call) => hooks.once('begin', call, (signal) => multipart.begin(path, { ...call, signal })),
+    part: (upload, part, body, call) =>
+      hooks.send('part', call, body, (signal, sent) =>
+        multipart.part(upload, part, sent, { ...call, signal }),
+      ),
+    parts: (upload, call) =>
+      hooks.pages('parts', call.signal, (signal) => multipart.parts(upload, { ...call, signal })),
+    finish: (upload, receipts, whole, call) =>
+      hooks.once(
+        'finish',
+        call,
+        (signal) => multipart.finish(upload, receipts, whole, { ...call, signal }),
+        whole.size,
+      ),
+    abandon: (upload, call) =>
+      hooks.once('abandon', call, (signal) => multipart.abandon(upload, { ...call, signal })),
+    pending: (path, call) =>
+      hooks.pages('pending', call.signal, (signal) => multipart.pending(path, { ...call, signal })),
+  };
+}
+
+/** Failures come from layers and speak for themselves; everything else is the vendor's. */
+export function classified(driver: Driver, error: unknown): Classified {
+  if (!(error instanceof Failure)) return driver.classify(error);
+  const { retryAfterMs } = error.facts;
+  return { kind: error.kind, message: error.message, ...(retryAfterMs !== undefined && { retryAfterMs }) };
+}
+
+/**
+ * `inner` with `pull` around each step. `over` is called once, however it ends: at the end, by an error, or by
+ * `return()`, also when that comes before the first step (where a generator's `finally` would not run).
+ */
+export function tapped<T>(
+  inner: AsyncIterable<T>,
+  pull: (next: () => Promise<IteratorResult<T>>) => Promise<IteratorResult<T>>,
+  over: (error?: unknown) => void = () => {},
+): AsyncIterable<T> {
+  let iterator: AsyncIterator<T> | undefined;
+  let ended = false;
+  const end = (error?: unknown): void => {
+    if (ended) return;
+    ended = true;
+    over(error);
+  };
+  const next = async (): Promise<IteratorResult<T>> => {
+    if (ended) return { done: true, value: undefined };
+    const from = (iterator ??= inner[Symbol.asyncIterator]());
+    try {
+      const step = await pull(() => from.next());
+      if (step.done) end();
+      return step;
+    } catch (error) {
+      end(error);
+      throw error;
+    }
+  };
+  const stop = async (): Promise<IteratorResult<T>> => {
+    iterator ??= inner[Symbol.asyncIterator]();
+    try {
+      await iterator.return?.();
+    } finally {
+      end();
+    }
+    return { done: true, value: undefined };
+  };
+  return { [Symbol.asyncIterator]: () => ({ next, return: stop }) };
+}

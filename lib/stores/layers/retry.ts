@@ -1,0 +1,185 @@
+/**
+ * The only retry below a job. It tries again what may pass (unavailable, timeout, busy for a moment, corrupt), a few
+ * times, after a capped delay with full jitter, or the one the store asked for. Bodies are opened anew for each try;
+ * a reading that breaks goes on at its offset, from the same version. What is not tried again here is a conditional
+ * publish whose reply was lost: the second try would trip over the first, so the caller settles that by looking.
+ */
+import pRetry from 'p-retry';
+import { pause } from '../../deadline.ts';
+import { Failure, type FailureKind } from '../../errors.ts';
+import type { Bytes, Driver, ReadCall, Reading } from '../driver.ts';
+import { type AnyCall, around, classified, type Hooks, type Listed, type StoreOp, tapped } from './around.ts';
+
+export interface RetryOptions {
+  /** In all, the first one included. */
+  readonly tries: number;
+  /** The first delay is between 0 and this; the next ones between 0 and twice as much as the one before. */
+  readonly firstMs: number;
+  /** No delay is longer; a store that asks for more is left to the job. */
+  readonly capMs: number;
+  readonly onRetry?: (op: StoreOp, kind: FailureKind) => void;
+}
+
+/** Worst case: 4 tries, 3 delays, 0.2 + 0.4 + 0.8 s. */
+export const RETRY_DEFAULTS: RetryOptions = { tries: 4, firstMs: 200, capMs: 2000 };
+
+const AGAIN: ReadonlySet<FailureKind> = new Set(['unavailable', 'timeout', 'busy', 'corrupt']);
+/** Kinds that say that nothing was done. */
+const NOTHING_DONE: ReadonlySet<FailureKind> = new Set(['busy', 'corrupt']);
+/** A listing that breaks starts anew and leaves out what it told before, as long as that is no more than this. */
+const REMEMBERED = 50_000;
+
+type Retry = <T>(op: StoreOp, call: AnyCall, work: () => Promise<T>) => Promise<T>;
+
+export function retry(driver: Driver, opts: RetryOptions = RETRY_DEFAULTS): Driver {
+  const again: Retry = (op, call, work) => retrying(driver, opts, op, call, work);
+  const hooks: Hooks = {
+    once: (op, call, run) => again(op, call, () => run(call.signal)),
+    send: (op, call, body, run) => again(op, call, () => run(call.signal, body)),
+    read: (_signal, run) => run(_signal),
+    pages: (op, signal, open) => resumedPages(again, op, signal, () => open(signal)),
+  };
+  return {
+    ...around(driver, hooks),
+    async read(path, range, call) {
+      const reading = await again('read', call, () => driver.read(path, range, call));
+      if (!driver.traits.rangedRead) return reading;
+      return { ...reading, bytes: resumedBytes(driver, again, reading, call) };
+    },
+    remove: async (paths, call) => {
+      let left = paths;
+      const removal = async () => {
+        const failures = await driver.remove(left, call);
+        const passing = failures.find(({ error }) => AGAIN.has(classified(driver, error).kind));
+        if (passing) left = failures.map(({ path }) => path);
+        return { failures, passing };
+      };
+      let last: Awaited<ReturnType<typeof removal>> | undefined;
+      await again('remove', call, async () => {
+        last = await removal();
+        if (last.passing) throw last.passing.error;
+      }).catch((error: unknown) => {
+        if (!last || error !== last.passing?.error) throw error;
+      });
+      return last?.failures ?? [];
+    },
+  };
+}
+
+async function retrying<T>(
+  driver: Driver,
+  opts: RetryOptions,
+  op: StoreOp,
+  call: AnyCall,
+  work: () => Promise<T>,
+): Promise<T> {
+  const publishes = op === 'write' || op === 'finish';
+  const kinds = publishes && (call.mode === 'create' || call.ifMatch !== undefined) ? NOTHING_DONE : AGAIN;
+  return pRetry(work, {
+    retries: opts.tries - 1,
+    minTimeout: 0, // the delay is ours: p-retry's own jitter never goes below its base
+    signal: call.signal,
+    async shouldRetry({ error, attemptNumber }) {
+      const { kind, retryAfterMs = 0 } = classified(driver, error);
+      if (!kinds.has(kind) || retryAfterMs > opts.capMs || call.signal.aborted) return false;
+      opts.onRetry?.(op, kind);
+      const jitter = Math.random() * Math.min(opts.capMs, opts.firstMs * 2 ** (attemptNumber - 1));
+      await pause(Math.min(opts.capMs, retryAfterMs + jitter), call.signal);
+      return true;
+    },
+  });
+}
+
+/** The bytes of `first`, going on at the same offset of the same version when they break. */
+function resumedBytes(driver: Driver, again: Retry, first: Reading, call: ReadCall): Bytes {
+  const { entry, range } = first;
+  let iterator = first.bytes[Symbol.asyncIterator]();
+  let at = range.start;
+  let broken = false;
+  const reopen = async (): Promise<void> => {
+    const rest = { start: at, end: range.end };
+    const reading = await driver.read(entry.path, rest, { ...call, ifMatch: entry.etag });
+    iterator = reading.bytes[Symbol.asyncIterator]();
+    broken = false;
+  };
+  const step = async (): Promise<IteratorResult<Uint8Array>> => {
+    if (broken) await reopen();
+    try {
+      const step = await iterator.next();
+      if (step.done && at < range.end) throw endedEarly(range.end - at);
+      return step;
+    } catch (error) {
+      broken = true;
+      throw error;
+    }
+  };
+  const source: Bytes = {
+    [Symbol.asyncIterator]: () => ({
+      async next() {
+        const taken = await again('read', call, step).catch((error: unknown) => {
+          throw replacedMeanwhile(driver, error, at > range.start);
+        });
+        if (!taken.done) at += taken.value.length;
+        return taken;
+      },
+      async return() {
+        await iterator.return?.();
+        return { done: true, value: undefined };
+      },
+    }),
+  };
+  return tapped(source, (next) => next());
+}
+
+const endedEarly = (missing: number): Failure =>
+  new Failure('corrupt', `the store ended ${missing} bytes early`);
+
+/** Reading it all again may work, so this is not the condition of a caller that does not hold. */
+function replacedMeanwhile(driver: Driver, error: unknown, begun: boolean): unknown {
+  const { kind } = classified(driver, error);
+  if (!begun || (kind !== 'precondition' && kind !== 'not-found')) return error;
+  return new Failure(
+    'unavailable',
+    'it was replaced or removed while it was being read',
+    {},
+    { cause: error },
+  );
+}
+
+const keyOf = (item: Listed): string =>
+  'number' in item ? `${item.number}` : `${item.path}\0${item.id ?? ''}`;
+
+async function* resumedPages<T extends Listed>(
+  again: Retry,
+  op: StoreOp,
+  signal: AbortSignal,
+  open: () => AsyncIterable<readonly T[]>,
+): AsyncGenerator<readonly T[]> {
+  const told = new Set<string>();
+  let tooMany = false;
+  let iterator: AsyncIterator<readonly T[]> | undefined;
+  const step = async (): Promise<IteratorResult<readonly T[]>> => {
+    iterator ??= open()[Symbol.asyncIterator]();
+    try {
+      return await iterator.next();
+    } catch (error) {
+      iterator = undefined;
+      throw error;
+    }
+  };
+  try {
+    for (;;) {
+      const taken = tooMany ? await step() : await again(op, { signal }, step);
+      if (taken.done) return;
+      const fresh = tooMany ? taken.value : taken.value.filter((item) => !told.has(keyOf(item)));
+      if (!tooMany) for (const item of fresh) told.add(keyOf(item));
+      if (told.size > REMEMBERED) {
+        tooMany = true;
+        told.clear();
+      }
+      if (fresh.length > 0) yield fresh;
+    }
+  } finally {
+    await iterator?.return?.();
+  }
+}

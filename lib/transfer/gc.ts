@@ -1,0 +1,206 @@
+/**
+ * What nobody needs any more. Each task works in bounded pages and asks the ledger again before it removes something,
+ * so that it may run at any time, in several processes, and be cut off anywhere.
+ */
+import { throwIfAborted } from '../deadline.ts';
+import { failureOf } from '../errors.ts';
+import type { OpenUpload } from '../ledger/contract.ts';
+import { ENDED_STATES, type Transfer, type TransferState } from '../ledger/transfer.ts';
+import type { PendingUpload } from '../stores/driver.ts';
+import type { Store } from '../stores/store.ts';
+import type { TransferDeps } from './deps.ts';
+import type { StagedFile } from './staging.ts';
+
+/** Files and uploads that nobody touched for this long belong to no process that still works on them. */
+const UNTOUCHED_MS = 24 * 3600 * 1000;
+const PAGE = 200;
+/** A run that finds more than this leaves the rest to the next one. */
+const PAGES = 500;
+/** Clocks of stores and ours may differ by this much. */
+const CLOCK_SKEW_MS = 15 * 60 * 1000;
+
+export interface Collected {
+  readonly items: number;
+  /** Bytes that went, or would go, where that is known. */
+  readonly bytes: number;
+  /** What could not be removed; the next run tries again. */
+  readonly failed: number;
+}
+export interface GcOptions {
+  readonly signal: AbortSignal;
+  /** Count only. */
+  readonly dryRun: boolean;
+  readonly nowMs: number;
+  /** Ended transfers stay in the ledger this long; ms. */
+  readonly historyMs: number;
+}
+type Gc = (deps: TransferDeps, opts: GcOptions) => Promise<Collected>;
+
+/** By task: bytes of ended uploads and files without a row, uploads and hidden files left in stores, downloads, rows. */
+export const COLLECT = { staging, uploads, downloads, history } as const satisfies Record<string, Gc>;
+
+/** Counts what goes; one item that does not go never keeps the others. */
+class Tally {
+  items = 0;
+  bytes = 0;
+  failed = 0;
+  readonly #deps: TransferDeps;
+
+  constructor(deps: TransferDeps) {
+    this.#deps = deps;
+  }
+
+  async remove(what: string, bytes: number, removal: () => Promise<unknown>): Promise<void> {
+    try {
+      if ((await removal()) === false) return; // somebody else has it now, or had it first
+      this.items++;
+      this.bytes += bytes;
+    } catch (error) {
+      this.failed++;
+      this.#deps.log.warn(
+        { what, err: failureOf(error).message },
+        'gc could not remove this; the next run tries again',
+      );
+    }
+  }
+}
+
+async function staging(deps: TransferDeps, opts: GcOptions): Promise<Collected> {
+  const tally = new Tally(deps);
+  await expired(deps, opts, tally, (row) => row.kind !== 'download');
+  for await (const page of deps.staging.names(opts.signal)) {
+    const old = page.filter((file) => file.modifiedMs < opts.nowMs - UNTOUCHED_MS);
+    for (let at = 0; at < old.length; at += PAGE) await orphans(deps, opts, tally, old.slice(at, at + PAGE));
+  }
+  await leftovers(deps.staging.store, opts, tally);
+  return tally;
+}
+
+async function orphans(
+  deps: TransferDeps,
+  opts: GcOptions,
+  tally: Tally,
+  files: readonly StagedFile[],
+): Promise<void> {
+  throwIfAborted(opts.signal);
+  const wanted = await deps.ledger.transfers.holdingStaged(files.map((file) => file.id));
+  for (const { id, size } of files)
+    if (!wanted.has(id))
+      await tally.remove(id, size, async () => opts.dryRun || deps.staging.free(id, opts.signal));
+}
+
+async function downloads(deps: TransferDeps, opts: GcOptions): Promise<Collected> {
+  const tally = new Tally(deps);
+  await expired(deps, opts, tally, (row) => row.kind === 'download');
+  return tally;
+}
+
+/** Ended transfers whose bytes may go: the row gives up its claim before the file goes, so that a reader's renewal wins. */
+async function expired(
+  deps: TransferDeps,
+  opts: GcOptions,
+  tally: Tally,
+  mine: (row: Transfer) => boolean,
+): Promise<void> {
+  const { transfers } = deps.ledger;
+  const { nowMs, signal } = opts;
+  if (opts.dryRun) {
+    for (const row of (await transfers.expiredStaged(nowMs, PAGE * PAGES)).filter(mine))
+      await tally.remove(row.id, bytesOf(row), async () => true);
+    return;
+  }
+  // the other task's rows stay where they are: the page grows by them until it shows something of ours
+  for (let round = 0, skipped = 0; round < PAGES; round++) {
+    throwIfAborted(signal);
+    const page = await transfers.expiredStaged(nowMs, skipped + PAGE);
+    const rows = page.filter(mine);
+    const before = tally.items;
+    for (const row of rows)
+      await tally.remove(row.id, bytesOf(row), async () => {
+        if (!(await transfers.freeStaged(row.id, nowMs))) return false;
+        await deps.staging.free(row.id, signal);
+        return true;
+      });
+    if (page.length < skipped + PAGE || (rows.length > 0 && tally.items === before)) return;
+    skipped = page.length - rows.length;
+  }
+}
+
+const bytesOf = (row: Transfer): number => row.result?.size ?? row.digests?.size ?? 0;
+
+async function uploads(deps: TransferDeps, opts: GcOptions): Promise<Collected> {
+  const tally = new Tally(deps);
+  const known = await deps.ledger.uploads.open(opts.nowMs - UNTOUCHED_MS + 2 * CLOCK_SKEW_MS, PAGE * PAGES);
+  const recorded = new Set(known.map((intent) => intent.uploadId));
+  for (const intent of known) {
+    throwIfAborted(opts.signal);
+    const store = deps.stores.get(intent.place.store);
+    // a store that is not configured any more may come back, and its uploads with it
+    if (!store || intent.intendedMs >= opts.nowMs - UNTOUCHED_MS || (await isRunning(deps, intent))) continue;
+    await tally.remove(`${intent.place.store}:${intent.place.path}`, 0, async () => {
+      if (!opts.dryRun) await abandon(deps, store, intent, recorded, opts.signal);
+    });
+  }
+  for (const store of deps.stores.values()) await leftovers(store, opts, tally);
+  return tally;
+}
+
+/** `owner` is a token: transfer id, dash, epoch. An upload of an older epoch belongs to nobody. */
+async function isRunning(deps: TransferDeps, { owner }: OpenUpload): Promise<boolean> {
+  const at = owner.lastIndexOf('-');
+  const id = owner.slice(0, at);
+  const found = (await deps.ledger.transfers.statesOf([id])).get(id);
+  return found !== undefined && !isEnded(found.state) && String(found.epoch) === owner.slice(at + 1);
+}
+
+const isEnded = (state: TransferState): boolean => (ENDED_STATES as readonly TransferState[]).includes(state);
+
+/**
+ * Listings do not say whose an upload is: where its id was not written down, those begun on exactly that key at that
+ * time are taken, save those that were written down for somebody else.
+ */
+async function abandon(
+  deps: TransferDeps,
+  store: Store,
+  intent: OpenUpload,
+  recorded: ReadonlySet<string | undefined>,
+  signal: AbortSignal,
+): Promise<void> {
+  const { path } = intent.place;
+  if (intent.uploadId !== undefined) await store.abandon({ path, id: intent.uploadId }, signal);
+  else
+    for await (const page of store.pending(path, signal))
+      for (const upload of page)
+        if (!recorded.has(upload.id) && begunThen(upload, intent)) await store.abandon(upload, signal);
+  await deps.ledger.uploads.ended(intent.id);
+}
+
+const begunThen = (upload: PendingUpload, { place, intendedMs }: OpenUpload): boolean =>
+  upload.path === place.path && Math.abs(upload.begunMs - intendedMs) <= CLOCK_SKEW_MS;
+
+async function leftovers(store: Store, opts: GcOptions, tally: Tally): Promise<void> {
+  for await (const page of store.leftovers(opts.signal)) {
+    throwIfAborted(opts.signal);
+    for (const { path, modifiedMs } of page)
+      if (modifiedMs < opts.nowMs - UNTOUCHED_MS)
+        await tally.remove(
+          `${store.name}:${path}`,
+          0,
+          async () => opts.dryRun || store.remove([path], opts.signal),
+        );
+  }
+}
+
+async function history(deps: TransferDeps, opts: GcOptions): Promise<Collected> {
+  const { transfers } = deps.ledger;
+  const beforeMs = opts.nowMs - opts.historyMs;
+  if (opts.dryRun) return { items: await transfers.forgettable(beforeMs, PAGE * PAGES), bytes: 0, failed: 0 };
+  let items = 0;
+  for (let round = 0; round < PAGES; round++) {
+    throwIfAborted(opts.signal);
+    const gone = await transfers.forgetHistory(beforeMs, PAGE);
+    items += gone;
+    if (gone < PAGE) break;
+  }
+  return { items, bytes: 0, failed: 0 };
+}

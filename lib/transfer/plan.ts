@@ -1,0 +1,143 @@
+/** What an attempt is going to do, decided by looking at source and target before a byte moves. */
+import { Failure } from '../errors.ts';
+import type { Place, Transfer } from '../ledger/transfer.ts';
+import type { Bytes, FileEntry, Reading } from '../stores/driver.ts';
+import type { Store } from '../stores/store.ts';
+import { nameOf, storeAt, type TransferDeps } from './deps.ts';
+import { equal, type Known, knownAt, knownOf, readKnown } from './same.ts';
+
+/** Where the bytes come from, found but not opened. */
+export interface Source {
+  readonly known: Known;
+  /** Of an object in a store; staged bytes have none that matters. */
+  readonly entry?: FileEntry;
+  /** Nothing is opened before the first chunk is asked for. */
+  bytes(signal: AbortSignal): Bytes;
+  /** `known`, its SHA-256 included, for which the source is read where nobody has it. */
+  digest(signal: AbortSignal, onBytes: () => void): Promise<Known>;
+}
+
+/** @throws Failure `not-found`: the object, or the staged bytes, are gone */
+export async function findSource(deps: TransferDeps, row: Transfer, signal: AbortSignal): Promise<Source> {
+  return row.from ? storedSource(deps, row.from, signal) : stagedSource(deps, row);
+}
+
+async function storedSource(deps: TransferDeps, from: Place, signal: AbortSignal): Promise<Source> {
+  const store = storeAt(deps, from);
+  const entry = await store.head(from.path, signal);
+  const known = await knownAt(deps.ledger.objects, from, entry);
+  return {
+    known,
+    entry,
+    bytes: (signal) => lazily(() => store.read(from.path, { ifMatch: entry.etag, signal })),
+    digest: async (signal, onBytes) =>
+      known.sha256 === undefined ? readKnown(store, entry, signal, onBytes) : known,
+  };
+}
+
+function stagedSource(deps: TransferDeps, row: Transfer): Source {
+  if (!row.digests)
+    throw new Failure('bug', `transfer ${row.id} has neither a source nor staged bytes: submit it again`);
+  const known = knownOf(row.digests);
+  return {
+    known,
+    bytes: (signal) => lazily(() => deps.staging.open(row.id, undefined, signal)),
+    digest: async () => known,
+  };
+}
+
+async function* lazily(open: () => Promise<Reading>): Bytes {
+  yield* (await open()).bytes;
+}
+
+export type Plan =
+  /** `mode` holds at the moment of publishing, whoever comes in between. */
+  | { readonly do: 'send'; readonly mode: 'replace' | 'create' }
+  /** The target has all that is wanted: published by an earlier attempt of this transfer, or wanted skipped. */
+  | { readonly do: 'nothing'; readonly outcome: 'published' | 'skipped'; readonly entry: FileEntry };
+
+/**
+ * @param again this is not the first attempt, so what is at the target may be its own
+ * @throws Failure `already-exists`
+ */
+export async function planFor(
+  deps: TransferDeps,
+  row: Transfer,
+  to: Place,
+  source: Source,
+  {
+    again,
+    signal,
+    onBytes,
+  }: { readonly again: boolean; readonly signal: AbortSignal; readonly onBytes: () => void },
+): Promise<Plan> {
+  const looks = row.onExists !== 'replace' || row.state === 'publishing';
+  const target = looks ? await headOrNothing(storeAt(deps, to), to, signal) : undefined;
+  if (!target)
+    return { do: 'send', mode: row.onExists === 'fail' || row.onExists === 'skip' ? 'create' : 'replace' };
+  if (again && (await isOurs(deps, row, to, target, source.known, signal, onBytes)))
+    return { do: 'nothing', outcome: 'published', entry: target };
+  if (row.onExists === 'skip') return { do: 'nothing', outcome: 'skipped', entry: target };
+  if (row.onExists === 'skip-if-same' && (await isSame(deps, to, target, source, signal, onBytes)))
+    return { do: 'nothing', outcome: 'skipped', entry: target };
+  if (row.onExists === 'fail' && !(again && target.size === source.known.size)) throw alreadyExists(to);
+  // after a first try that may have got through: what is there is compared with the bytes once they were read
+  return { do: 'send', mode: row.onExists === 'fail' ? 'create' : 'replace' };
+}
+
+export const alreadyExists = (to: Place): Failure =>
+  new Failure('already-exists', `${nameOf(to)} exists already and the request said not to replace it`, {
+    op: 'publish',
+    store: to.store,
+    path: to.path,
+  });
+
+export async function headOrNothing(
+  store: Store,
+  { path }: Place,
+  signal: AbortSignal,
+): Promise<FileEntry | undefined> {
+  try {
+    return await store.head(path, signal);
+  } catch (error) {
+    if (error instanceof Failure && error.kind === 'not-found') return undefined;
+    throw error;
+  }
+}
+
+/**
+ * Whether what is at the target was published by this transfer, in whichever epoch: it carries our token, or, where the
+ * store remembers none, exactly our size and digest.
+ */
+export async function isOurs(
+  deps: TransferDeps,
+  row: Transfer,
+  to: Place,
+  target: FileEntry,
+  sent: Known,
+  signal: AbortSignal,
+  onBytes: () => void,
+): Promise<boolean> {
+  if (target.token !== undefined) return target.token.startsWith(`${row.id}-`);
+  if (sent.sha256 === undefined) return false;
+  const told = equal(await knownAt(deps.ledger.objects, to, target), sent);
+  return told ?? equal(await readKnown(storeAt(deps, to), target, signal, onBytes), sent) === true;
+}
+
+async function isSame(
+  deps: TransferDeps,
+  to: Place,
+  target: FileEntry,
+  source: Source,
+  signal: AbortSignal,
+  onBytes: () => void,
+): Promise<boolean> {
+  const known = await knownAt(deps.ledger.objects, to, target);
+  const told = equal(known, source.known);
+  if (told !== undefined) return told;
+  const wanted = await source.digest(signal, onBytes);
+  return (
+    equal(known, wanted) ??
+    equal(await readKnown(storeAt(deps, to), target, signal, onBytes), wanted) === true
+  );
+}

@@ -1,0 +1,164 @@
+/** The synchronous story: bytes of a request to their target before the request is answered, without a queue. */
+import { pause } from '../deadline.ts';
+import type { Digests, ExpectedDigests } from '../digests.ts';
+import { Failure, failureOf } from '../errors.ts';
+import { newTransferId } from '../ledger/ids.ts';
+import type { Place, Verification } from '../ledger/transfer.ts';
+import type { Bytes, FileEntry } from '../stores/driver.ts';
+import type { PrepareOptions } from '../stores/store.ts';
+import { nameOf, storeAt, type TransferDeps } from './deps.ts';
+import { uploadJournal } from './journal.ts';
+
+/** How long a request waits for a transfer that is publishing on its target. */
+const TURN_MS = 30_000;
+const LOOK_AGAIN_MS = 50;
+
+export interface PutOptions {
+  readonly signal: AbortSignal;
+  readonly owner: string;
+  /** Declared length; bytes that are shorter or longer publish nothing. */
+  readonly size?: number | undefined;
+  readonly expected?: ExpectedDigests | undefined;
+  readonly mediaType?: string | undefined;
+  readonly mode?: 'replace' | 'create';
+  readonly ifMatch?: string | undefined;
+  readonly onProgress?: (bytesSoFar: number) => void;
+}
+export interface PutResult {
+  readonly entry: FileEntry;
+  readonly digests: Digests;
+  readonly verified: readonly Verification[];
+}
+
+/**
+ * Sends, takes its turn on the target, publishes and verifies. Resolves when the object is durable and its digest is
+ * in the ledger.
+ * @throws Failure `invalid` where size or digest differ, `already-exists`, `precondition`, `busy` where another transfer
+ *   publishes there for too long, or the store's; nothing is published then
+ */
+export async function putNow(
+  deps: TransferDeps,
+  place: Place,
+  bytes: Bytes,
+  opts: PutOptions,
+): Promise<PutResult> {
+  const store = storeAt(deps, place);
+  const id = newTransferId();
+  const draft = await store.prepare(place.path, bytes, prepareOptions(deps, place, `${id}-1`, opts));
+  try {
+    return await inTurn(deps, { id, kind: 'upload', to: place }, opts, async () => {
+      const { entry, verified } = await draft.publish({ signal: opts.signal });
+      const { digests } = draft;
+      return {
+        value: { entry, digests, verified },
+        result: {
+          outcome: 'published',
+          size: entry.size,
+          etag: entry.etag,
+          sha256: digests.sha256,
+          verified,
+        },
+        record: deps.ledger.objects.record(place, {
+          etag: entry.etag,
+          size: entry.size,
+          sha256: digests.sha256,
+        }),
+      };
+    });
+  } catch (error) {
+    await draft.discard();
+    throw error;
+  }
+}
+
+function prepareOptions(deps: TransferDeps, place: Place, token: string, opts: PutOptions): PrepareOptions {
+  return {
+    signal: opts.signal,
+    token,
+    journal: uploadJournal(deps.ledger.uploads, place.store, token),
+    ...(opts.size !== undefined && { size: opts.size }),
+    ...(opts.expected && { expected: opts.expected }),
+    ...(opts.mediaType !== undefined && { mediaType: opts.mediaType }),
+    ...(opts.mode && { mode: opts.mode }),
+    ...(opts.ifMatch !== undefined && { ifMatch: opts.ifMatch }),
+    ...(opts.onProgress && { onProgress: opts.onProgress }),
+  };
+}
+
+/** Removes what is at `place` and everything below it. Absent is fine. @throws Failure as `putNow` */
+export async function deleteNow(
+  deps: TransferDeps,
+  place: Place,
+  opts: { readonly owner: string; readonly signal: AbortSignal },
+): Promise<{ readonly removed: number }> {
+  const store = storeAt(deps, place);
+  return inTurn(deps, { id: newTransferId(), kind: 'delete', to: place }, opts, async () => ({
+    value: await store.removeTree(place.path, opts.signal),
+    result: { outcome: 'removed', verified: [] },
+    record: deps.ledger.objects.forget(place),
+  }));
+}
+
+type Slot = Parameters<TransferDeps['ledger']['transfers']['takeSlot']>[0];
+interface Done<T> {
+  readonly value: T;
+  readonly result: {
+    outcome: 'published' | 'removed';
+    size?: number;
+    etag?: string;
+    sha256?: string;
+    verified: readonly Verification[];
+  };
+  /** What the ledger is told of the object, under way. */
+  readonly record: Promise<void>;
+}
+
+/** Runs `work` while nobody else publishes on the target; where no transfer wants it, that costs no row. */
+async function inTurn<T>(
+  deps: TransferDeps,
+  what: Pick<Slot, 'id' | 'kind' | 'to'>,
+  { owner, signal }: { readonly owner: string; readonly signal: AbortSignal },
+  work: () => Promise<Done<T>>,
+): Promise<T> {
+  const { transfers } = deps.ledger;
+  const slot = await takeSlot(deps, { ...what, owner }, signal);
+  let done: Done<T>;
+  try {
+    done = await work();
+  } catch (error) {
+    if (slot !== 'free') {
+      const { kind, message } = failureOf(error);
+      await settled(
+        deps,
+        transfers.end(slot.id, slot.epoch, { state: 'failed', failure: { kind, message } }),
+      );
+    }
+    throw error;
+  }
+  // what is published stays published: a ledger that fails now costs a digest, not the answer
+  const ending =
+    slot !== 'free' && transfers.end(slot.id, slot.epoch, { state: 'succeeded', result: done.result });
+  await Promise.all([settled(deps, done.record), ending && settled(deps, ending)]);
+  return done.value;
+}
+
+async function takeSlot(deps: TransferDeps, slot: Slot, signal: AbortSignal) {
+  const untilMs = Date.now() + TURN_MS;
+  for (;;) {
+    const taken = await deps.ledger.transfers.takeSlot(slot);
+    if (taken !== 'occupied') return taken;
+    if (Date.now() > untilMs)
+      throw new Failure(
+        'busy',
+        `could not ${slot.kind === 'delete' ? 'delete' : 'put'} ${nameOf(slot.to)}: a transfer has been publishing there for ${TURN_MS / 1000} s; try again`,
+        { op: 'publish', store: slot.to.store, path: slot.to.path, retryAfterMs: 1000 },
+      );
+    await pause(LOOK_AGAIN_MS * (1 + Math.random()), signal);
+  }
+}
+
+async function settled(deps: TransferDeps, write: Promise<unknown>): Promise<void> {
+  await write.catch((error: unknown) => {
+    deps.log.error({ err: error }, 'the ledger was not told of what a request has done');
+  });
+}

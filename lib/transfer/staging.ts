@@ -1,0 +1,168 @@
+/**
+ * Where bytes wait: one file for each transfer, named by its id, in a store of its own. A file is there whole or not at
+ * all, and durable once `stage` resolves. Which files are still wanted is the ledger's business.
+ */
+import type { Digests, ExpectedDigests } from '../digests.ts';
+import { Failure } from '../errors.ts';
+import type { Transfers } from '../ledger/contract.ts';
+import { parsePath, ROOT, type StorePath } from '../path.ts';
+import type { ByteRange, Bytes, FileEntry, Reading } from '../stores/driver.ts';
+import type { Store } from '../stores/store.ts';
+
+/** Of bodies whose length nobody tells: what is reserved at a time. */
+const STEP_BYTES = 8 * 1024 * 1024;
+/** How long the ledger's sum is believed. */
+const SUM_FRESH_MS = 1000;
+/** From when on staged bytes count as the ledger's: by then its sum has them, or they were given up. */
+const ACCEPTED_AFTER_MS = 5000;
+/** What a refused caller is told to wait. */
+const COME_BACK_MS = 10_000;
+
+export interface StageOptions {
+  readonly signal: AbortSignal;
+  /** Declared length. */
+  readonly size?: number | undefined;
+  readonly expected?: ExpectedDigests | undefined;
+  /** Kind of the failure when size or digest differ: `invalid` is the sender's fault, `corrupt` a store's. Default `invalid`. */
+  readonly mismatch?: 'invalid' | 'corrupt';
+  readonly onProgress?: (bytesSoFar: number) => void;
+}
+
+export interface StagedFile {
+  readonly id: string;
+  readonly size: number;
+  readonly modifiedMs: number;
+}
+
+/** Room taken by bytes that the ledger does not account for yet. */
+interface Held {
+  bytes: number;
+  /** Set once they are staged: from then on the ledger will know. */
+  untilMs?: number;
+}
+
+export class Staging {
+  readonly store: Store;
+  readonly limitBytes: number;
+  readonly #transfers: Pick<Transfers, 'stagedBytes'>;
+  readonly #held = new Set<Held>();
+  #sum: { readonly bytes: Promise<number>; readonly atMs: number } | undefined;
+
+  constructor(opts: {
+    readonly store: Store;
+    readonly limitBytes: number;
+    readonly transfers: Pick<Transfers, 'stagedBytes'>;
+  }) {
+    this.store = opts.store;
+    this.limitBytes = opts.limitBytes;
+    this.#transfers = opts.transfers;
+  }
+
+  /**
+   * Takes room, then the bytes; nothing is read before there is room for `size`.
+   * @throws Failure `busy` (with `retryAfterMs`) or `no-space` where there is no room, `mismatch`'s kind where size or
+   *   digest differ; nothing is left behind
+   */
+  async stage(id: string, bytes: Bytes, opts: StageOptions): Promise<Digests> {
+    const held: Held = { bytes: 0 };
+    this.#held.add(held);
+    try {
+      if (opts.size !== undefined) await this.#grow(held, opts.size);
+      const counted = opts.size === undefined ? this.#reserving(held, bytes) : bytes;
+      const draft = await this.store.prepare(pathOf(id), counted, {
+        signal: opts.signal,
+        token: id,
+        mismatch: opts.mismatch ?? 'invalid',
+        ...(opts.size !== undefined && { size: opts.size }),
+        ...(opts.expected && { expected: opts.expected }),
+        ...(opts.onProgress && { onProgress: opts.onProgress }),
+      });
+      try {
+        await draft.publish({ signal: opts.signal });
+      } catch (error) {
+        await draft.discard();
+        throw error;
+      }
+      held.bytes = draft.digests.size;
+      held.untilMs = Date.now() + ACCEPTED_AFTER_MS;
+      return draft.digests;
+    } catch (error) {
+      this.#held.delete(held);
+      throw error;
+    }
+  }
+
+  /** @throws Failure `not-found`: it was freed */
+  open(id: string, range: ByteRange | undefined, signal: AbortSignal): Promise<Reading> {
+    return this.store.read(pathOf(id), { signal, ...(range && { range }) });
+  }
+
+  /** @throws Failure `not-found`: it was freed */
+  head(id: string, signal: AbortSignal): Promise<FileEntry> {
+    return this.store.head(pathOf(id), signal);
+  }
+
+  /** Gone already is fine. */
+  free(id: string, signal: AbortSignal): Promise<void> {
+    return this.store.remove([pathOf(id)], signal);
+  }
+
+  /** Pages of all that is staged, in no order. */
+  async *names(signal: AbortSignal): AsyncGenerator<readonly StagedFile[]> {
+    for await (const page of this.store.list(ROOT, { deep: true, signal }))
+      yield page
+        .filter((entry) => entry.kind === 'file')
+        .map(({ path, size, modifiedMs }) => ({ id: path, size, modifiedMs }));
+  }
+
+  /** Bytes that wait here or have room reserved by this process. Other processes' bodies in flight are not seen. */
+  async usedBytes(): Promise<number> {
+    const now = Date.now();
+    if (!this.#sum || now - this.#sum.atMs > SUM_FRESH_MS) {
+      const bytes = this.#transfers.stagedBytes();
+      const sum = { bytes, atMs: now };
+      this.#sum = sum;
+      bytes.catch(() => this.#sum === sum && (this.#sum = undefined));
+    }
+    let used = await this.#sum.bytes;
+    for (const held of this.#held) {
+      if (held.untilMs !== undefined && held.untilMs < now) this.#held.delete(held);
+      else used += held.bytes;
+    }
+    return used;
+  }
+
+  async #grow(held: Held, bytes: number): Promise<void> {
+    const needed = held.bytes + bytes;
+    if (needed > this.limitBytes)
+      throw new Failure(
+        'no-space',
+        `could not stage ${needed.toLocaleString('en')} bytes: staging may hold ${this.limitBytes.toLocaleString('en')} in all; raise the staging limit, or send them synchronously`,
+        { op: 'stage' },
+      );
+    held.bytes = needed; // before the sum is awaited, so that two at once see each other
+    const used = await this.usedBytes();
+    if (used <= this.limitBytes) return;
+    held.bytes -= bytes;
+    throw new Failure(
+      'busy',
+      `could not stage ${needed.toLocaleString('en')} bytes: staging is full until transfers end; try again later`,
+      { op: 'stage', retryAfterMs: COME_BACK_MS },
+    );
+  }
+
+  async *#reserving(held: Held, bytes: Bytes): AsyncGenerator<Uint8Array> {
+    let taken = 0;
+    for await (const chunk of bytes) {
+      taken += chunk.length;
+      if (taken > held.bytes) {
+        const goal = Math.max(taken, Math.min(held.bytes + STEP_BYTES, this.limitBytes));
+        await this.#grow(held, goal - held.bytes);
+      }
+      yield chunk;
+    }
+  }
+}
+
+/** Flat: one folder to sync, and ids never clash. */
+const pathOf = (id: string): StorePath => parsePath(id);

@@ -1,0 +1,30 @@
+import { stopReason } from '../lib/deadline.ts';
+import { failureOf } from '../lib/errors.ts';
+import type { Note } from '../lib/jobs/jobs.ts';
+import { COLLECT } from '../lib/transfer/gc.ts';
+import { DONE, type Ending, HANDED_BACK } from './endings.ts';
+import type { JobRun, WorkerDeps } from './handlers.ts';
+
+/** Runs the tasks one after the other. What fails is left to the next run: nobody waits for a collection. */
+export async function collectGarbage(
+  deps: WorkerDeps,
+  note: Note<'gc'>,
+  { running }: JobRun,
+): Promise<Ending> {
+  const { log, metrics, config } = deps;
+  const { signal } = running.deadline;
+  for (const task of note.tasks) {
+    const startedMs = Date.now();
+    const line = { job: running.jobId, name: 'gc', task, dryRun: note.dryRun };
+    try {
+      const opts = { signal, dryRun: note.dryRun, nowMs: startedMs, historyMs: config.historyMs };
+      const { items, bytes, failed } = await COLLECT[task](deps, opts);
+      if (!note.dryRun && items > 0) metrics.gcItems.inc({ task }, items);
+      log.info({ ...line, items, bytes, failed, ms: Date.now() - startedMs }, 'collected');
+    } catch (error) {
+      if (signal.aborted && stopReason(signal).kind === 'interrupted') return HANDED_BACK;
+      log.error({ ...line, err: failureOf(error).message, ms: Date.now() - startedMs }, 'could not collect');
+    }
+  }
+  return DONE;
+}

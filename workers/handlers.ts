@@ -1,0 +1,31 @@
+import type { Deps } from '../lib/deps.ts';
+import type { JobName, Note } from '../lib/jobs/jobs.ts';
+import type { Ending } from './endings.ts';
+import { collectGarbage } from './gc.ts';
+import { carryOut } from './transfer.ts';
+import type { Running } from './watch.ts';
+
+export interface WorkerDeps extends Deps {
+  /** Of this process, as the ledger's attempts name it. */
+  readonly worker: string;
+}
+
+/** The job that a handler runs in. */
+export interface JobRun {
+  readonly running: Running;
+  /** How often BullMQ found its worker dead. */
+  readonly stalls: number;
+  /** When it was put into the queue, or came back to it; unix time in ms. */
+  readonly waitingSinceMs: number;
+}
+
+/** A handler tells the ledger how the work ended and answers what becomes of the job. */
+export type Handler<N extends JobName> = (deps: WorkerDeps, note: Note<N>, run: JobRun) => Promise<Ending>;
+
+export const HANDLERS: { readonly [N in JobName]: Handler<N> } = {
+  upload: carryOut,
+  copy: carryOut,
+  delete: carryOut,
+  download: carryOut,
+  gc: collectGarbage,
+};

@@ -1,7 +1,10 @@
 /** Writes the pages of `docs/` that are made from the code. `test/unit/docs.test.ts` fails when they drift. */
 import { writeFile } from 'node:fs/promises';
+import { CONFIG_KEYS, defaultText, envNamesOf, optionOf } from '../lib/config.ts';
+import { GROUPS } from '../lib/config-options.ts';
 import { FAILURES } from '../lib/errors.ts';
 import { SERIES, type SeriesSpec } from '../lib/metrics.ts';
+import { RETRY_DEFAULTS } from '../lib/stores/layers/retry.ts';
 
 const MADE = '<!-- Made by `npm run docs` from the code; edit the code instead. -->';
 
@@ -9,6 +12,7 @@ const MADE = '<!-- Made by `npm run docs` from the code; edit the code instead. 
 export const PAGES: Readonly<Record<string, () => string>> = {
   'metrics.md': metricsPage,
   'failures.md': failuresPage,
+  'settings.md': settingsPage,
 };
 
 const cell = (text: string): string => text.replaceAll('|', '\\|');
@@ -53,7 +57,14 @@ ${table(['label', 'values'], labels)}
 `;
 }
 
+/** The longest delays of the retry layer, in seconds. */
+const delays = (): string =>
+  Array.from({ length: RETRY_DEFAULTS.tries - 1 }, (_, n) =>
+    String(Math.min(RETRY_DEFAULTS.capMs, RETRY_DEFAULTS.firstMs * 2 ** n) / 1000),
+  ).join(', ');
+
 function failuresPage(): string {
+  const attempts = Number(defaultText('attempts'));
   const rows = Object.entries(FAILURES).map(([kind, rule]) => [
     `\`${kind}\``,
     rule.means,
@@ -74,6 +85,42 @@ ${table(['kind', 'means', 'retry', 'HTTP', 'error_code', 'exit'], rows)}
 Retry: \`never\` ends the transfer. \`backoff\` spends an attempt and tries again after a delay that doubles, is capped,
 and is drawn at random from its whole width. \`later\` puts the job back without spending an attempt, after the time
 the store asked for where it did. \`now\` hands the job back at once: a worker that shuts down spends nothing.
+
+## How often something is tried
+
+One layer below the job tries a call of a store again: ${RETRY_DEFAULTS.tries} tries in all, with delays of at most ${delays()} s.
+A transfer spends at most \`--attempts\` attempts (${attempts}, unless configured). So in the worst case one call of a
+store is made ${RETRY_DEFAULTS.tries} × ${attempts} = ${RETRY_DEFAULTS.tries * attempts} times for one transfer; attempts that spend nothing (\`later\`, \`now\`) come on top and
+end with the transfer's deadline or lifetime. No SDK and no other layer tries anything again.
+`;
+}
+
+function settingsPage(): string {
+  const sections = GROUPS.map((group) => {
+    const keys = CONFIG_KEYS.filter((key) => optionOf(key).group === group);
+    const rows = keys.map((key) => [
+      `\`--${optionOf(key).flag}\``,
+      envNamesOf(key)
+        .map((name) => `\`${name}\``)
+        .join(', '),
+      `\`${defaultText(key)}\``,
+      `${optionOf(key).help}${optionOf(key).secret ? ' (shown redacted)' : ''}`,
+    ]);
+    return `## ${group}\n\n${table(['option', 'environment', 'default', 'what it says'], rows)}`;
+  });
+  return `# Settings
+
+${MADE}
+
+A flag wins over the environment, the environment over the config file (\`--config <file>\` or \`LONGSHORE_CONFIG\`), that
+over the default. Of several environment names the first that is set wins; one set to nothing counts as not set.
+The config file is a JSON object; its names are the options without the dashes in front. Sizes are written as \`64MiB\`
+or \`1.5GB\`, times as \`500ms\`, \`30s\`, \`10m\`, \`1h30m\` or \`7d\`; a plain number is bytes, or in the config file ms.
+\`<data>\` stands for the data folder. \`longshore doctor\` prints what is set, and where it was set.
+
+S3 is set up by the variables that MLflow and the AWS SDK use: see the [README](../README.md).
+
+${sections.join('\n\n')}
 `;
 }
 

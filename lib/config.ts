@@ -104,9 +104,9 @@ function inOurUnits(name: string, value: string): string {
 function parseOne(key: ConfigKey, found: Found): unknown {
   const parsed = configSchema.shape[key].safeParse(found.value);
   if (parsed.success) return parsed.data;
-  const shown = optionOf(key).secret ? '' : ` ${JSON.stringify(found.value)}`;
+  const shown = optionOf(key).secret ? 'what was given' : JSON.stringify(found.value);
   const needs = parsed.error.issues[0]?.message ?? 'another value';
-  throw new Failure('invalid', `${found.name}:${shown} is not usable; it needs ${needs}`);
+  throw new Failure('invalid', `${found.name}: ${shown} is not usable; it needs ${needs}`);
 }
 
 /** Paths made absolute, and the data folder put in where a value begins with it. */

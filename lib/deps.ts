@@ -54,7 +54,11 @@ export async function openDeps(config: Config, role: Role): Promise<OpenDeps> {
     const metrics = createMetrics(role, { stores: names, version: VERSION });
     opened.push({ close: async () => metrics.close() });
     await mkdir(dirname(config.ledgerPath), { recursive: true });
-    const ledger = await Ledger.open({ path: config.ledgerPath, log });
+    const ledger = await Ledger.open({
+      path: config.ledgerPath,
+      log,
+      onCommit: (ms) => metrics.ledgerCommit.observe({}, ms / 1000),
+    });
     opened.push(ledger);
     const buffers = new BufferPool({ budgetBytes: config.bufferBytes });
     const open = async (name: string, uri: string): Promise<Store> => {

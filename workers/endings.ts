@@ -68,10 +68,11 @@ export async function endFailed(
   const { id, epoch } = row;
   const rule = failure.rule.retry;
   if (failure.kind === 'cancelled') return { ending: DONE, as: 'cancelled' };
-  if (rule === 'never' || (Date.now() >= expiresMs && rule !== 'now')) return fail(rules, row, failure);
-
-  const spent = await transfers.attemptFailed(id, epoch, failure, rule === 'backoff');
+  const over = rule === 'never' || (Date.now() >= expiresMs && rule !== 'now');
+  // stale also when another worker has taken it up since: what happens to the transfer is that one's word
+  const spent = await transfers.attemptFailed(id, epoch, failure, over || rule === 'backoff', row.starts);
   if (spent === undefined) return { ending: DONE, as: 'stale' };
+  if (over) return fail(rules, row, failure);
   if (rule === 'now') return { ending: HANDED_BACK, as: 'interrupted' };
   if (rule === 'backoff' && spent >= rules.attempts) return fail(rules, row, failure);
   const { retryAfterMs } = failure.facts;

@@ -35,25 +35,14 @@ export class Pool {
 
   constructor(deps: WorkerDeps, timings: Timings = TIMINGS) {
     const { config, log, ledger, metrics, queue } = deps;
-    const { transfers } = ledger;
     this.#deps = deps;
     this.#watch = new Watch({
-      transfers,
+      transfers: ledger.transfers,
       log,
       lockMs: timings.lockMs,
       onLostLock: (name) => metrics.lockLosses.inc({ queue: name }),
     });
-    this.#outbox = new Outbox({
-      transfers,
-      queue,
-      log,
-      lifetimeMs: config.lifetimeMs,
-      queueWaitMs: config.queueWaitMs,
-      failedBytesMs: config.failedBytesMs,
-      onRequeue: () => metrics.requeues.inc({}),
-      onEnded: ({ kind, to, from }) =>
-        metrics.transfersEnded.inc({ kind, store: (to ?? from)?.store ?? 'artifacts', outcome: 'failed' }),
-    });
+    this.#outbox = new Outbox(deps);
     this.#redis = connectRedis(queue.url, 'worker', { log, name: 'workers' });
     const processor = createProcessor(deps, this.#watch);
     this.#workers = Object.entries(concurrencies(config)).map(([name, concurrency]) =>

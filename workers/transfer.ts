@@ -55,7 +55,6 @@ function attempt(
   if (deadline.signal.aborted) throw stopReason(deadline.signal);
   return runAttempt(deps, row, {
     signal: deadline.signal,
-    again: row.starts > 1 || row.epoch > 1,
     leaseMs: deps.config.downloadLeaseMs,
     onProgress(done, total) {
       deadline.progress();

@@ -15,6 +15,12 @@ export function demandAt(principal: Principal, scope: Scope, place: Place): void
   demand(principal, scope, scopedPath(place));
 }
 
+/** What carrying it out needs. @throws Failure `denied` */
+export function demandPlaces(principal: Principal, { from, to }: Pick<Sides, 'from' | 'to'>): void {
+  if (from) demandAt(principal, 'read', from);
+  if (to) demandAt(principal, 'write', to);
+}
+
 /** Its owner, an operator, and whoever may read all that it reads and writes. */
 export function maySee(principal: Principal, { owner, from, to }: Omit<Sides, 'id'>): boolean {
   if (owner === principal.name || principal.can('operate')) return true;

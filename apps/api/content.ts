@@ -3,13 +3,14 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Failure, failureOf } from '../../lib/errors.ts';
 import type { Transfer, TransferResult } from '../../lib/ledger/transfer.ts';
 import { baseName } from '../../lib/path.ts';
+import { contentTypeOf } from '../../lib/transfer/media-type.ts';
 import { requestSignal, sendBytes } from './body.ts';
 import { judge, rangeOf } from './conditional.ts';
-import { contentTypeOf, dispositionOf } from './content-type.ts';
+import { dispositionOf } from './content-type.ts';
 import type { ApiDeps } from './deps.ts';
 import { reprDigest } from './digest-headers.ts';
-import { hasEnded } from './event-stream.ts';
 import { errorBody, writeError } from './replies.ts';
+import { hasEnded } from './views.ts';
 
 /** When to look again for a download that is not ready. */
 const NOT_READY_RETRY_MS = 1000;

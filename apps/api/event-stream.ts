@@ -2,8 +2,9 @@
 import type { ServerResponse } from 'node:http';
 import type { Progress } from '../../lib/jobs/progress.ts';
 import type { Events } from '../../lib/ledger/contract.ts';
-import { ENDED_STATES, type TransferEvent, type TransferState } from '../../lib/ledger/transfer.ts';
+import type { TransferEvent } from '../../lib/ledger/transfer.ts';
 import type { EventHub, HubListener, Known } from './event-hub.ts';
+import { hasEnded } from './views.ts';
 
 const PAGE = 500;
 export const HEARTBEAT_MS = 15_000;
@@ -12,9 +13,6 @@ const RECONNECT_MS = 1000;
 /** Unsent bytes from which progress is dropped, and from which the client is cut off: it can resume where it was. */
 const LAGGING_BYTES = 64 * 1024;
 const LOST_BYTES = 1024 * 1024;
-
-export const hasEnded = (state: TransferState): boolean =>
-  (ENDED_STATES as readonly TransferState[]).includes(state);
 
 export interface StreamOptions {
   readonly hub: EventHub;

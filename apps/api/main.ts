@@ -2,7 +2,8 @@
 import { randomBytes } from 'node:crypto';
 import { type Config, refuseExposed } from '../../lib/config.ts';
 import { openDeps } from '../../lib/deps.ts';
-import { Failure } from '../../lib/errors.ts';
+import { Outbox } from '../../lib/transfer/outbox.ts';
+import { cannotListen } from '../listen.ts';
 import { noAuth, openAuth } from './auth.ts';
 import { buildServer } from './server.ts';
 
@@ -25,8 +26,10 @@ export async function runApi(config: Config): Promise<RunningApi> {
     const instance = `api-${process.pid}-${randomBytes(4).toString('hex')}`;
     const app = buildServer({ ...deps, auth, artifacts, instance });
     const url = await app.listen({ host: config.host, port: config.port }).catch((error: unknown) => {
-      throw cannotListen(config, error);
+      throw cannotListen(config.host, config.port, error);
     });
+    const outbox = new Outbox(deps);
+    outbox.start();
     return {
       url,
       async close(graceMs = config.graceMs) {
@@ -36,6 +39,7 @@ export async function runApi(config: Config): Promise<RunningApi> {
         await app.close();
         clearTimeout(cut);
         clearInterval(idle);
+        await outbox.close();
         await deps.close();
       },
     };
@@ -43,20 +47,4 @@ export async function runApi(config: Config): Promise<RunningApi> {
     await deps.close();
     throw error;
   }
-}
-
-function cannotListen(config: Config, error: unknown): Failure {
-  const code = error instanceof Error && 'code' in error ? error.code : undefined;
-  const where = `${config.host}:${config.port}`;
-  const why =
-    code === 'EADDRINUSE'
-      ? 'the port is in use: stop what uses it, or choose another with --port'
-      : code === 'EACCES'
-        ? 'this user may not listen there: choose a port above 1023 with --port'
-        : code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND'
-          ? 'this machine does not have that address: choose another with --host'
-          : error instanceof Error
-            ? error.message
-            : String(error);
-  return new Failure('invalid', `could not listen on ${where}: ${why}`, { op: 'listen' }, { cause: error });
 }

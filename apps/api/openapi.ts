@@ -1,7 +1,7 @@
 /** The OpenAPI 3.1 document, made from the schemas that the routes validate with. */
 import type { FastifySchema, RouteOptions } from 'fastify';
 import { z } from 'zod';
-import { errorBody } from './schemas.ts';
+import { errorBody, transferView } from './schemas.ts';
 
 type Json = Record<string, unknown>;
 export type DescribedRoute = Pick<RouteOptions, 'url' | 'method'> & { readonly schema: FastifySchema };
@@ -17,7 +17,7 @@ export function openapiDocument(routes: readonly DescribedRoute[], byHand: Json,
     const path = route.url.replace(/:([A-Za-z]+)/g, '{$1}').replace(/\*$/, '{path}');
     paths[path] ??= {};
     for (const method of [route.method].flat())
-      paths[path][method.toLowerCase()] = operation(route, path, schemas);
+      paths[path][method.toLowerCase()] = operation(route, method, path, schemas);
   }
   jsonOf(errorBody, 'output', schemas);
   return {
@@ -42,7 +42,7 @@ export function openapiDocument(routes: readonly DescribedRoute[], byHand: Json,
   };
 }
 
-function operation({ schema, method }: DescribedRoute, path: string, schemas: Components): Json {
+function operation({ schema }: DescribedRoute, method: string, path: string, schemas: Components): Json {
   const params = path.includes('{path}')
     ? [
         {
@@ -62,7 +62,7 @@ function operation({ schema, method }: DescribedRoute, path: string, schemas: Co
     schema: { type: 'string' },
   }));
   return {
-    operationId: idOf(String([method].flat()[0]), path),
+    operationId: idOf(method, path),
     summary: schema.summary,
     ...(schema.description !== undefined && { description: schema.description }),
     tags: schema.tags,
@@ -110,6 +110,7 @@ function answersOf({ response, bytes }: FastifySchema, schemas: Components): Jso
     if (schema instanceof z.ZodType)
       answers[status] = {
         description: DESCRIPTIONS[status] ?? 'OK',
+        ...(status === '202' && schema === transferView && { headers: { Location: LOCATION } }),
         content: jsonContent(jsonOf(schema, 'output', schemas)),
       };
   return answers;
@@ -119,6 +120,7 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
   '200': 'OK',
   '202': 'Accepted: it is written down and will be done, whatever is restarted.',
 };
+const LOCATION = { description: 'The transfer.', schema: { type: 'string' } };
 const jsonContent = (schema: Json): Json => ({ 'application/json': { schema } });
 const ref = (id: string): Json => ({ $ref: `#/components/schemas/${id}` });
 

@@ -77,12 +77,13 @@ export function createSecurity(rules: SecurityRules): Security {
       return undefined;
     },
     decorate(req, res) {
+      if (rules.disabled) return;
       res.setHeader('x-content-type-options', 'nosniff');
       if (rules.xFrameOptions !== 'NONE') res.setHeader('x-frame-options', rules.xFrameOptions);
       const { origin } = req.headers;
       if (origin === undefined) return;
       res.setHeader('vary', 'Origin');
-      if (rules.disabled || !mayCross(origin)) return;
+      if (!mayCross(origin)) return;
       res.setHeader('access-control-allow-origin', origin);
       res.setHeader('access-control-allow-credentials', 'true');
       res.setHeader(

@@ -143,6 +143,7 @@ const GROUPS = [
   ['/api/v1/gc', 'gc'],
   ['/health', 'operations'],
   ['/version', 'operations'],
+  ['/ready', 'operations'],
   ['/metrics', 'operations'],
   ['/ready', 'operations'],
   ['/openapi.json', 'operations'],

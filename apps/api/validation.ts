@@ -58,7 +58,7 @@ const PARTS: Readonly<Record<string, string>> = {
 
 /** One sentence for all that is wrong. */
 function refusal(schema: z.ZodType, given: unknown, httpPart: string, error: z.ZodError): string {
-  if (httpPart === 'body' && given === undefined) return 'a JSON body is missing';
+  if (httpPart === 'body' && (given === undefined || given === null)) return 'a JSON body is missing';
   const where = PARTS[httpPart] ?? httpPart;
   return `the ${where} is wrong: ${error.issues.map((issue) => sentence(schema, given, issue)).join('; ')}`;
 }

@@ -1,7 +1,10 @@
 /** A transfer as `/api/v1` answers it. */
 import type { Progress } from '../../lib/jobs/progress.ts';
-import type { Attempt, Transfer } from '../../lib/ledger/transfer.ts';
+import { type Attempt, ENDED_STATES, type Transfer, type TransferState } from '../../lib/ledger/transfer.ts';
 import type { TransferView } from './schemas.ts';
+
+export const hasEnded = (state: TransferState): boolean =>
+  (ENDED_STATES as readonly TransferState[]).includes(state);
 
 export const TRANSFERS = '/api/v1/transfers';
 
@@ -35,11 +38,12 @@ export function viewOf(
   if (transfer.startedMs !== undefined) view.startedAt = iso(transfer.startedMs);
   if (transfer.endedMs !== undefined) view.endedAt = iso(transfer.endedMs);
   if (transfer.deadlineMs !== undefined) view.deadline = iso(transfer.deadlineMs);
-  if (transfer.stagedUntilMs !== undefined) view.bytesKeptUntil = iso(transfer.stagedUntilMs);
+  const kept = hasEnded(state) ? transfer.stagedUntilMs : undefined;
+  if (kept !== undefined) view.bytesKeptUntil = iso(kept);
   if (more.attempts) view.attempts = more.attempts.map(attemptOf);
   if (failure) view.failure = { kind: failure.kind, message: failure.message };
   if (result) view.result = { ...result, verified: [...result.verified] };
-  if (result?.outcome === 'ready') view.content = `${transferPath(prefix, id)}/content`;
+  if (result?.outcome === 'ready' && kept !== undefined) view.content = `${transferPath(prefix, id)}/content`;
   return view;
 }
 

@@ -28,8 +28,7 @@ const SQLITE_BUSY = 5;
  * `busy` (another `up` has it)
  */
 export async function ownDataFolder(path: string): Promise<DataFolder> {
-  await makeFolder(path);
-  await refuseNetwork(path);
+  await prepareFolder(path);
   const lock = takeLock(path);
   const owner = join(path, OWNER);
   const recovered = (await readFile(owner).catch(() => undefined)) !== undefined;
@@ -48,6 +47,12 @@ export async function ownDataFolder(path: string): Promise<DataFolder> {
       lock.close();
     },
   };
+}
+
+/** Makes it, for this user only, and looks whether it is fit. @throws Failure as `ownDataFolder` */
+export async function prepareFolder(path: string): Promise<void> {
+  await makeFolder(path);
+  await refuseNetwork(path);
 }
 
 async function makeFolder(path: string): Promise<void> {

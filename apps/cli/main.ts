@@ -82,6 +82,13 @@ function program(done: (exit: number) => void): Command {
   return cli;
 }
 
+/** Else the default command would be told off for an argument that was meant as a command. @throws Failure `invalid` */
+function refuseUnknown(cli: Command, given: string | undefined): void {
+  const names = [...cli.commands.map((command) => command.name()), 'help'];
+  if (given === undefined || given.startsWith('-') || names.includes(given)) return;
+  throw new Failure('invalid', `there is no command '${given}'; there are ${names.join(', ')}`);
+}
+
 /** One line, and the exit code that goes with it. */
 function tell(error: unknown): number {
   if (error instanceof CommanderError) {
@@ -104,9 +111,11 @@ process.on('uncaughtException', (error) => process.exit(tell(error)));
 
 let exit = 0;
 try {
-  await program((code) => {
+  const cli = program((code) => {
     exit = code;
-  }).parseAsync();
+  });
+  refuseUnknown(cli, process.argv[2]);
+  await cli.parseAsync();
 } catch (error) {
   exit = tell(error);
 }

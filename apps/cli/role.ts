@@ -41,6 +41,8 @@ export async function runAlone(start: StartRole, config: Config): Promise<number
 
 /** Until the parent asks, or is gone. Resolves with the exit code. */
 export async function runAsChild(start: StartRole): Promise<number> {
+  if (!process.connected)
+    throw new Failure('invalid', '--supervised is how `up` starts its children; leave it out');
   process.on('SIGINT', () => {});
   process.on('SIGHUP', () => {});
   const orphaned = once(process, 'disconnect').then(() => 'orphaned' as const);

@@ -8,7 +8,7 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { chmod, lstat, mkdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
@@ -65,7 +65,7 @@ export async function startEmbeddedRedis(folder: string): Promise<EmbeddedRedis>
     }
     await sleep(LOOK_MS);
   }
-  if (lastWords !== undefined) throw new Failure('unavailable', `could not start Redis: ${lastWords}`);
+  if (lastWords !== undefined) throw new Failure('unavailable', `could not start Redis: it ${lastWords}`);
   return {
     url: `unix://${encodeURI(socket)}`,
     pid: child.pid!,
@@ -77,6 +77,7 @@ export async function startEmbeddedRedis(folder: string): Promise<EmbeddedRedis>
       if (lastWords === undefined) child.kill('SIGTERM');
       await ended;
       clearTimeout(timer);
+      if (dirname(socket) !== folder) await rm(dirname(socket), { recursive: true, force: true });
     },
   };
 }
@@ -176,11 +177,12 @@ async function endOf(child: ChildProcess, lines: readonly string[]): Promise<str
     const why = told.findLast((line) =>
       /err|fail|fatal|bad|can't|cannot|denied|no space|invalid/i.test(line),
     );
-    return `it ended with ${signal ?? `exit code ${code}`}: ${why ?? told.at(-1) ?? 'it said nothing'}`;
+    if (signal !== null) return `ended with ${signal}`;
+    return `ended with exit code ${code}: ${why ?? told.at(-1) ?? 'it said nothing'}`;
   } catch (error) {
     const missing = (error as NodeJS.ErrnoException).code === 'ENOENT';
     return missing
-      ? 'redis-server is not installed: `apt-get install redis-server`, `brew install redis`, or use one of yours with --redis-url'
+      ? 'needs redis-server, which is not installed: `apt-get install redis-server`, `brew install redis`, or use one of yours with --redis-url'
       : String(error);
   }
 }

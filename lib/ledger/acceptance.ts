@@ -48,7 +48,12 @@ export function acceptance(
     const event = await statements.addEvent.first(db, { id, state: 'accepted', nowMs });
     const row = acceptedRow(transfer, { seq: event!.seq, nowMs, stagedUntilMs });
     await statements.addTransfer(db, row);
-    const values = Object.entries(labels).map(([key, value]) => ({ transfer_id: id, key, value, seq: row.seq }));
+    const values = Object.entries(labels).map(([key, value]) => ({
+      transfer_id: id,
+      key,
+      value,
+      seq: row.seq,
+    }));
     if (values.length > 0) await db.insertInto('transfer_labels').values(values).execute();
     return transferOf(row);
   }
@@ -80,11 +85,12 @@ export function acceptance(
 
     takeSlot: async ({ id, kind, to, owner, deadlineMs }) => {
       const target = { ...to, tree: kind === 'delete' };
-      // The usual case costs a read: what is accepted from now on overlaps with the request in time, and has no order with it.
+      // The usual case costs a read: what is accepted from now on overlaps with the request in time, and has no
+      // order with it.
       if (!(await reader.run((db) => targets.isWanted(db, target)))) return 'free';
       return writer.run(async (db) => {
         if (!(await targets.isWanted(db, target))) return 'free';
-        if (await targets.isOccupied(db, target, id)) return 'occupied';
+        if (await targets.isOccupied(db, target)) return 'occupied';
         const nowMs = now();
         const event = await statements.addEvent.first(db, { id, state: 'publishing', nowMs });
         const asked = { id, kind, to, owner, onExists: 'replace', priority: 100, labels: {} } as const;
@@ -127,6 +133,7 @@ async function acceptAgain(db: Db, statements: Statements, row: TransferRow, now
     failure_kind: null,
     failure_message: null,
     result: null,
+    outcome: null,
   } as const;
   await db
     .updateTable('transfers')

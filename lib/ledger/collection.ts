@@ -3,7 +3,6 @@ import type { Transfers } from './contract.ts';
 import type { Core } from './core.ts';
 import type { Db } from './engine.ts';
 import { transferOf } from './rows.ts';
-import { UNENDED_STATES } from './statements.ts';
 
 type Collection = Pick<
   Transfers,
@@ -45,7 +44,7 @@ export function collection({ reader, writer, now }: Core): Collection {
           .updateTable('transfers')
           .set({ staged_until_ms: null, staged_bytes: 0 })
           .where('id', '=', id)
-          .where('state', 'not in', UNENDED_STATES)
+          .where('ended_ms', 'is not', null)
           .where('staged_until_ms', '<=', expiredAtMs)
           .executeTakeFirst();
         return numUpdatedRows > 0n;
@@ -59,7 +58,7 @@ export function collection({ reader, writer, now }: Core): Collection {
             .selectFrom('transfers')
             .select('id')
             .where('id', 'in', ids.slice(at, at + CHUNK))
-            .where((eb) => eb.or([eb('staged_until_ms', 'is not', null), eb('state', 'in', UNENDED_STATES)]))
+            .where((eb) => eb.or([eb('staged_until_ms', 'is not', null), eb('ended_ms', 'is', null)]))
             .execute();
           for (const { id } of rows) holding.add(id);
         }

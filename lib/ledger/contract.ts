@@ -1,6 +1,7 @@
 /**
- * What the ledger promises its callers, whatever database is below. A write's promise resolves once it is committed and
- * synced. Any call may reject with `Failure`: `unavailable` (locked for too long, or the disk failed), `no-space`.
+ * What the ledger promises its callers, whatever database is below. A write's promise resolves once it is committed
+ * and synced. Any call may reject with `Failure`: `unavailable` (locked for too long, or the disk failed),
+ * `no-space`.
  */
 import type { Failure, FailureKind } from '../errors.ts';
 import type {
@@ -42,7 +43,11 @@ export interface TransferPage {
 }
 
 export type Ending =
-  | { readonly state: 'succeeded'; readonly result: TransferResult; readonly stagedUntilMs?: number | undefined }
+  | {
+      readonly state: 'succeeded';
+      readonly result: TransferResult;
+      readonly stagedUntilMs?: number | undefined;
+    }
   | {
       readonly state: 'failed';
       readonly failure: { readonly kind: FailureKind; readonly message: string };
@@ -50,11 +55,15 @@ export type Ending =
     }
   | { readonly state: 'superseded'; readonly stagedUntilMs?: number | undefined };
 
-/** Every change is conditional on state and epoch: where nothing changed somebody else was quicker; touch nothing then. */
+/**
+ * Every change is conditional on state and epoch: where nothing changed somebody else was quicker; touch nothing
+ * then.
+ */
 export interface Transfers {
   /**
    * One row, its event and its key in one transaction. Same scope, key and hash: the transfer of the first time.
-   * `stagedUntilMs` says that bytes are staged under the id (counted by `digests.size`), and until when they stay should it be cancelled.
+   * `stagedUntilMs` says that bytes are staged under the id (counted by `digests.size`), and until when they stay
+   * should it be cancelled.
    * @throws Failure `unprocessable`: the key was used for another request
    */
   accept(
@@ -70,31 +79,38 @@ export interface Transfers {
   /**
    * Newest first, by seq. @throws Failure `invalid`: not a cursor of ours
    */
-  list(filter: TransferFilter, page: { readonly limit: number; readonly cursor?: string | undefined }): Promise<TransferPage>;
+  list(
+    filter: TransferFilter,
+    page: { readonly limit: number; readonly cursor?: string | undefined },
+  ): Promise<TransferPage>;
   attemptsOf(id: string): Promise<Attempt[]>;
   /** Of those that exist. */
-  statesOf(ids: readonly string[]): Promise<Map<string, { readonly state: TransferState; readonly epoch: number }>>;
+  statesOf(
+    ids: readonly string[],
+  ): Promise<Map<string, { readonly state: TransferState; readonly epoch: number }>>;
 
   /**
-   * accepted → running, or running again for the same epoch (a second worker, a stalled job); opens an attempt. A row whose
-   * worker died while publishing comes back with state `publishing`: settle by looking at the target, then publish again
-   * or end. `undefined`: ended, other epoch, or held by a synchronous request: return quietly.
+   * accepted → running, or running again for the same epoch (a second worker, a stalled job); opens an attempt. A
+   * row whose worker died while publishing comes back with state `publishing`: settle by looking at the target,
+   * then publish again or end. `undefined`: ended, other epoch, or held by a synchronous request: return quietly.
    */
   start(id: string, epoch: number, worker: string): Promise<Transfer | undefined>;
   /**
-   * running → publishing (`ok`; again `ok` while it is publishing). `stale`: ended or another epoch. `occupied`: another transfer is
-   * publishing on an overlapping target: later. `superseded`: a later-accepted one already succeeded there, and the row has ended.
+   * running → publishing (`ok`; again `ok` while it is publishing). `stale`: ended or another epoch. `occupied`:
+   * another transfer is publishing on an overlapping target: later. `superseded`: a later-accepted one already
+   * succeeded there, and the row has ended.
    */
   publishing(id: string, epoch: number): Promise<'ok' | 'stale' | 'occupied' | 'superseded'>;
   /**
-   * `succeeded` from running (nothing to publish) or publishing, the others from any unended state; closes the attempt.
-   * Without `stagedUntilMs` staged bytes of a failed one stay as long as was said at `accept`; of any other they may go now.
-   * `false`: stale.
+   * `succeeded` from running (nothing to publish) or publishing, the others from any unended state; closes the
+   * attempt. Without `stagedUntilMs` staged bytes of a failed one stay as long as was said at `accept`; of any
+   * other they may go now. `false`: stale.
    */
   end(id: string, epoch: number, ending: Ending): Promise<boolean>;
   /**
-   * Closes the attempt; publishing → running. Answers the attempts spent so far, `undefined`: stale. With `attempt` (`starts` of the row that `start`
-   * answered) it is stale as well when another worker took over since: that one may be publishing.
+   * Closes the attempt; publishing → running. Answers the attempts spent so far, `undefined`: stale. With `attempt`
+   * (`starts` of the row that `start` answered) it is stale as well when another worker took over since: that one
+   * may be publishing.
    */
   attemptFailed(
     id: string,
@@ -103,17 +119,22 @@ export interface Transfers {
     spent: boolean,
     attempt?: number,
   ): Promise<number | undefined>;
-  /** accepted or running → cancelled (again `cancelled` when it was). `too-late`: publishing, or ended otherwise. */
+  /**
+   * accepted or running → cancelled (again `cancelled` when it was). `too-late`: publishing, or ended otherwise.
+   */
   cancel(id: string): Promise<'cancelled' | 'too-late' | 'not-found'>;
   /**
-   * failed or cancelled → accepted: a new acceptance with a new seq and epoch and all attempts to spend; a deadline that has passed is dropped.
-   * `bytes-gone`: its staged bytes were freed or may be at any time. `not-failed`: in any other state. `undefined`: no such transfer.
+   * failed or cancelled → accepted: a new acceptance with a new seq and epoch and all attempts to spend; a deadline
+   * that has passed is dropped. `bytes-gone`: its staged bytes were freed or may be at any time. `not-failed`: in
+   * any other state. `undefined`: no such transfer.
    */
   retry(id: string): Promise<Transfer | 'not-failed' | 'bytes-gone' | undefined>;
   /**
-   * A synchronous PUT's or DELETE's turn on a target. `free`: no unended transfer overlaps, nothing was written down, go on. `occupied`: one is publishing: try again.
-   * Else a row in state `publishing`, accepted now, that only its owner ends, with `end`; without that it is `overdue` at its deadline (10 minutes where none is given).
-   * A delete's target is everything at and below the path; that of a transfer which was accepted is exactly its path, also of a delete.
+   * A synchronous PUT's or DELETE's turn on a target. `free`: no unended transfer overlaps, nothing was written
+   * down, go on. `occupied`: one is publishing: try again. Else a row in state `publishing`, accepted now, that
+   * only its owner ends, with `end`; without that it is `overdue` at its deadline (10 minutes where none is given).
+   * A delete's target is everything at and below the path; that of a transfer which was accepted is exactly its
+   * path, also of a delete.
    */
   takeSlot(slot: {
     readonly id: string;
@@ -124,8 +145,9 @@ export interface Transfers {
   }): Promise<'free' | 'occupied' | { readonly id: string; readonly epoch: number }>;
 
   /**
-   * The reconciler's: a new epoch for an unended row; running → accepted, while publishing stays publishing (the target stays
-   * taken, and cancel stays too late). Answers the new epoch; `undefined`: stale, or held by a synchronous request.
+   * The reconciler's: a new epoch for an unended row; running → accepted, while publishing stays publishing (the
+   * target stays taken, and cancel stays too late). Answers the new epoch; `undefined`: stale, or held by a
+   * synchronous request.
    */
   requeue(id: string, epoch: number): Promise<number | undefined>;
   /** The job of this epoch is in the queue now. */
@@ -136,7 +158,10 @@ export interface Transfers {
     readonly limit: number;
     readonly after?: Pick<Transfer, 'queuedMs' | 'id'> | undefined;
   }): Promise<Transfer[]>;
-  /** Unended ones whose deadline has passed, synchronous ones too, and those never started that were accepted before `acceptedBeforeMs`. */
+  /**
+   * Unended ones whose deadline has passed, synchronous ones too, and those never started that were accepted before
+   * `acceptedBeforeMs`.
+   */
   overdue(query: {
     readonly nowMs: number;
     readonly acceptedBeforeMs?: number | undefined;
@@ -156,15 +181,17 @@ export interface Transfers {
   /** Ended ones whose staged bytes may go. */
   expiredStaged(nowMs: number, limit: number): Promise<Transfer[]>;
   /**
-   * The row gives up its claim on staged bytes; remove the bytes after this, never before, or `retry` would find none. With `expiredAtMs` only if
-   * the time they may be removed from has come by then (gc: nobody has renewed the lease meanwhile). `false`: unended, renewed, or freed before.
+   * The row gives up its claim on staged bytes; remove the bytes after this, never before, or `retry` would find
+   * none. With `expiredAtMs` only if the time they may be removed from has come by then (gc: nobody has renewed the
+   * lease meanwhile). `false`: unended, renewed, or freed before.
    */
   freeStaged(id: string, expiredAtMs?: number): Promise<boolean>;
   /** Which of these ids have a claim on staged bytes: unended, or kept after their end. Files of others may go. */
   holdingStaged(ids: readonly string[]): Promise<Set<string>>;
   /**
-   * Forgets at most `limit` transfers that ended before then and have no staged bytes, with their events, attempts, labels and keys. Never any
-   * that ended less than a day ago: keys are kept so long. Answers how many; fewer than `limit`: that was all.
+   * Forgets at most `limit` transfers that ended before then and have no staged bytes, with their events, attempts,
+   * labels and keys. Never any that ended less than a day ago: keys are kept so long. Answers how many; fewer than
+   * `limit`: that was all.
    */
   forgetHistory(beforeMs: number, limit: number): Promise<number>;
   /** How many `forgetHistory` would forget, at most `limit`. */
@@ -173,7 +200,10 @@ export interface Transfers {
 
 /** SHA-256 of objects that passed through here, valid for exactly the version they were taken of. */
 export interface Objects {
-  record(place: Place, object: { readonly etag: string; readonly size: number; readonly sha256: string }): Promise<void>;
+  record(
+    place: Place,
+    object: { readonly etag: string; readonly size: number; readonly sha256: string },
+  ): Promise<void>;
   /** Lower-case hex; `undefined` where this version is not known. */
   digest(place: Place, etag: string): Promise<string | undefined>;
   /** The object and everything below it. */

@@ -18,14 +18,17 @@ export type EngineTrouble =
 /** How the migrations spell what each database spells its own way. */
 export interface ColumnTypes {
   readonly bytes: 'blob' | 'bytea';
+  /** A number that rows are kept in the order of. */
+  readonly key: 'integer' | 'bigint';
   /** A key that the database counts up and never gives out twice. */
   readonly counted: (column: ColumnDefinitionBuilder) => ColumnDefinitionBuilder;
 }
 
 export interface Engine {
   /**
-   * For the writer alone. Its transactions are serializable, and see nothing that commits after they began: PostgreSQL's `serializable`,
-   * SQLite's `begin immediate`. Text compares byte by byte.
+   * For the writer alone. Its transactions are serializable, and see nothing that commits after they began:
+   * PostgreSQL's `serializable`, SQLite's `begin immediate`. Text compares byte by byte; integers of 64 bits come
+   * as numbers.
    */
   readonly writing: Db;
   /** Sees what is committed, and waits for no writer. */

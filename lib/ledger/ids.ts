@@ -4,8 +4,8 @@ import { randomBytes } from 'node:crypto';
 const ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz';
 
 /**
- * 26 lowercase letters and digits, a letter first: fit for a job id, a file name and a URL. They sort by the ms they were
- * made in; 75 random bits keep those of one ms apart, in any number of processes.
+ * 26 lowercase letters and digits, a letter first: fit for a job id, a file name and a URL. They sort by the ms
+ * they were made in; 75 random bits keep those of one ms apart, in any number of processes.
  */
 export function newTransferId(nowMs: number = Date.now()): string {
   let time = '';

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Failure, failureOf } from '../errors.ts';
+import { failureOf } from '../errors.ts';
 import type { Log } from '../log.ts';
 import { acceptance } from './acceptance.ts';
 import { collection } from './collection.ts';
@@ -11,11 +11,11 @@ import { migrate } from './migrations/index.ts';
 import { moves } from './moves.ts';
 import { objects } from './objects.ts';
 import { reads } from './reads.ts';
-import { openSqlite } from './sqlite.ts';
+import { openSqlite, sqliteTrouble } from './sqlite.ts';
 import { statements } from './statements.ts';
 import { Targets } from './targets.ts';
 import { uploads } from './uploads.ts';
-import { Reader, Writer } from './writer.ts';
+import { lockedTooLong, Reader, Writer } from './writer.ts';
 
 export interface LedgerOptions {
   /** Of the SQLite file; its folder exists. `-wal` and `-shm` files appear beside it. */
@@ -23,6 +23,8 @@ export interface LedgerOptions {
   readonly log: Log;
   /** Unix time in ms; the system's where none is given. */
   readonly clock?: () => number;
+  /** Told of each transaction how long it took, its sync included; ms. */
+  readonly onCommit?: (ms: number) => void;
 }
 
 /** How long a call waits for other processes. */
@@ -39,16 +41,16 @@ export class Ledger {
   readonly #writer: Writer;
 
   /** @throws Failure `invalid` (not a ledger, or a newer one's), `no-space`, `unavailable` */
-  static async open({ path, log, clock }: LedgerOptions): Promise<Ledger> {
+  static async open({ path, log, clock, onCommit }: LedgerOptions): Promise<Ledger> {
     const engine = await opened(path);
     log.debug({ path }, 'ledger opened');
-    return new Ledger(engine, clock ?? Date.now);
+    return new Ledger(engine, clock ?? Date.now, onCommit);
   }
 
-  private constructor(engine: Engine, now: () => number) {
+  private constructor(engine: Engine, now: () => number, onCommit?: (ms: number) => void) {
     this.#engine = engine;
     this.#reader = new Reader(engine, PATIENCE_MS);
-    this.#writer = new Writer(engine, PATIENCE_MS);
+    this.#writer = new Writer(engine, PATIENCE_MS, onCommit);
     const core: Core = { reader: this.#reader, writer: this.#writer, build: engine.reading, now };
     const shared = statements(core.build);
     const targets = new Targets(core.build);
@@ -71,7 +73,7 @@ export class Ledger {
   /** Resolves when a read answers. */
   async ping(signal?: AbortSignal): Promise<void> {
     signal?.throwIfAborted();
-    await this.events.last();
+    await this.#reader.run((db) => db.selectFrom('events').select('seq').limit(1).execute(), signal);
   }
 
   /** Writes that were asked for before are committed first. */
@@ -82,17 +84,20 @@ export class Ledger {
   }
 }
 
-/** Several processes may open the file at once, the first of them making it: the others wait. */
+/** Several processes may open the file at once, and the first of them makes it: the others wait. */
 async function opened(path: string): Promise<Engine> {
   for (const startedMs = performance.now(); ; ) {
-    let failure: Failure;
-    const attempt = openSqlite(path);
+    let engine: Engine | undefined;
     try {
-      await attempt.prepare();
-      await migrate(attempt);
-      return attempt;
+      engine = openSqlite(path);
+      await migrate(engine);
+      return engine;
     } catch (error) {
-      await attempt.close();
+      await engine?.close();
+      const trouble = sqliteTrouble(error, path);
+      if (trouble.is === 'lost') throw trouble.failure;
+      if (trouble.is === 'refused') throw failureOf(error);
+      if (performance.now() - startedMs > PATIENCE_MS) throw lockedTooLong(PATIENCE_MS);
     }
     await sleep(5 + Math.random() * 20);
   }

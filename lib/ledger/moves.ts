@@ -30,7 +30,10 @@ export function moves(core: Core, statements: Statements, targets: Targets): Mov
     return row && row.epoch === epoch && isUnended(row.state) ? row : undefined;
   }
 
-  /** Changes the row where it is still as it was read, and closes what attempt is open, which a failure adds to those that were spent. */
+  /**
+   * Changes the row where it is still as it was read, and closes what attempt is open, which a failure adds to
+   * those that were spent.
+   */
   async function finish(db: Db, row: TransferRow, ending: Ending | { state: 'cancelled' }): Promise<void> {
     const { id, epoch, state: was } = row;
     const nowMs = now();
@@ -49,6 +52,7 @@ export function moves(core: Core, statements: Statements, targets: Targets): Mov
       nowMs,
       ...failure,
       result: ending.state === 'succeeded' ? JSON.stringify(ending.result) : null,
+      outcome: ending.state === 'succeeded' ? ending.result.outcome : null,
       ...stagedAfter(row, ending, nowMs),
     });
     await statements.addEvent.all(db, { id, state: ending.state, nowMs });
@@ -75,11 +79,9 @@ export function moves(core: Core, statements: Statements, targets: Targets): Mov
         if (row.state === 'publishing') return 'ok';
         if (row.to_store !== null && row.to_path !== null) {
           const place = { store: row.to_store, path: row.to_path };
-          if (await targets.isOccupied(db, { ...place, tree: false }, id)) return 'occupied';
-          if (await targets.isSuperseded(db, place, row.seq)) {
-            await finish(db, row, { state: 'superseded' });
-            return 'superseded';
-          }
+          const turn = await targets.turnAt(db, place, row.seq);
+          if (turn === 'superseded') await finish(db, row, { state: 'superseded' });
+          if (turn !== 'free') return turn;
         }
         await setState(db, row, 'publishing');
         return 'ok';
@@ -96,7 +98,8 @@ export function moves(core: Core, statements: Statements, targets: Targets): Mov
     attemptFailed: (id, epoch, failure, spent, attempt) =>
       writer.run(async (db) => {
         const row = await current(db, id, epoch);
-        if (!row || row.state === 'accepted' || (attempt !== undefined && attempt !== row.starts)) return undefined;
+        if (!row || row.state === 'accepted' || (attempt !== undefined && attempt !== row.starts))
+          return undefined;
         const attempts = row.attempts + (spent ? 1 : 0);
         await statements.closeAttempts.all(db, {
           id,
@@ -112,7 +115,8 @@ export function moves(core: Core, statements: Statements, targets: Targets): Mov
       writer.run(async (db) => {
         const row = await statements.byId.first(db, { id });
         if (!row) return 'not-found';
-        if (row.state === 'accepted' || row.state === 'running') await finish(db, row, { state: 'cancelled' });
+        if (row.state === 'accepted' || row.state === 'running')
+          await finish(db, row, { state: 'cancelled' });
         else if (row.state !== 'cancelled') return 'too-late';
         return 'cancelled';
       }),

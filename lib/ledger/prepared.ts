@@ -17,7 +17,10 @@ export interface Prepared<P, R> {
   changes(db: Db, values: P): Promise<number>;
 }
 
-/** `build` gets an object whose properties it uses where the values of `P` will be, each anywhere a parameter may be. */
+/**
+ * `build` gets an object whose properties it uses where the values of `P` will be, each anywhere a parameter may
+ * be.
+ */
 export function prepare<P extends object>(): <R>(build: (values: P) => Compilable<R>) => Prepared<P, R> {
   return <R>(build: (values: P) => Compilable<R>): Prepared<P, R> => {
     const holes = new Proxy({} as P, { get: (_, name) => new Hole(String(name)) });

@@ -1,13 +1,13 @@
 /** What the ledger answers about transfers. Nothing here waits for a writer. */
-import { type SelectQueryBuilder, sql } from 'kysely';
+import type { SelectQueryBuilder } from 'kysely';
 import { Failure } from '../errors.ts';
 import type { TransferFilter, Transfers } from './contract.ts';
 import type { Core } from './core.ts';
 import type { Db } from './engine.ts';
 import { attemptOf, type TransferRow, transferOf } from './rows.ts';
 import type { LedgerTables } from './schema.ts';
-import { type Statements, UNENDED_STATES } from './statements.ts';
-import { TRANSFER_STATES, type TransferState } from './transfer.ts';
+import type { Statements } from './statements.ts';
+import { TRANSFER_KINDS, TRANSFER_STATES, type TransferState } from './transfer.ts';
 
 type Reads = Pick<
   Transfers,
@@ -18,6 +18,7 @@ type Reads = Pick<
   | 'unended'
   | 'overdue'
   | 'counts'
+  | 'endedSince'
   | 'oldestAcceptedMs'
   | 'stagedBytes'
 >;
@@ -88,11 +89,18 @@ export function reads({ reader }: Core, statements: Statements): Reads {
           .select(['state', (eb) => eb.fn.countAll<number>().as('count')])
           .groupBy('state')
           .execute();
-        const counted = new Map(rows.map(({ state, count }) => [state, Number(count)]));
-        return Object.fromEntries(TRANSFER_STATES.map((state) => [state, counted.get(state) ?? 0])) as Record<
-          TransferState,
-          number
-        >;
+        return totals(TRANSFER_STATES, new Map(rows.map((row) => [row.state, row.count])));
+      }),
+
+    endedSince: (sinceMs) =>
+      reader.run(async (db) => {
+        const rows = await db
+          .selectFrom('transfers')
+          .select(['kind', (eb) => eb.fn.countAll<number>().as('count')])
+          .where('ended_ms', '>=', sinceMs)
+          .groupBy('kind')
+          .execute();
+        return totals(TRANSFER_KINDS, new Map(rows.map((row) => [row.kind, row.count])));
       }),
 
     oldestAcceptedMs: () =>
@@ -100,7 +108,8 @@ export function reads({ reader }: Core, statements: Statements): Reads {
         const row = await db
           .selectFrom('transfers')
           .select('accepted_ms')
-          .where('state', '=', sql.lit('accepted'))
+          .where('started_ms', 'is', null)
+          .where('ended_ms', 'is', null)
           .orderBy('accepted_ms')
           .limit(1)
           .executeTakeFirst();
@@ -119,27 +128,29 @@ export function reads({ reader }: Core, statements: Statements): Reads {
   };
 }
 
+/** Each of `names`, 0 where none was counted. */
+const totals = <N extends string>(names: readonly N[], counted: ReadonlyMap<N, number>): Record<N, number> =>
+  Object.fromEntries(names.map((name) => [name, Number(counted.get(name) ?? 0)])) as Record<N, number>;
+
 export function unended(db: Db, { queuedBeforeMs, limit, after }: Parameters<Transfers['unended']>[0]) {
   const rows = db
     .selectFrom('transfers')
     .selectAll()
-    .where('state', 'in', UNENDED_STATES)
+    .where('ended_ms', 'is', null)
     .where('synchronous', '=', 0)
     .where('queued_ms', '<', queuedBeforeMs)
     .orderBy('queued_ms')
     .orderBy('id')
     .limit(limit);
   if (!after) return rows;
-  return rows.where((eb) =>
-    eb(eb.refTuple('queued_ms', 'id'), '>', eb.tuple(after.queuedMs, after.id)),
-  );
+  return rows.where((eb) => eb(eb.refTuple('queued_ms', 'id'), '>', eb.tuple(after.queuedMs, after.id)));
 }
 
 export const pastDeadline = (db: Db, nowMs: number, limit: number) =>
   db
     .selectFrom('transfers')
     .selectAll()
-    .where('state', 'in', UNENDED_STATES)
+    .where('ended_ms', 'is', null)
     .where('deadline_ms', '<=', nowMs)
     .orderBy('deadline_ms')
     .limit(limit);
@@ -148,8 +159,8 @@ export const neverStarted = (db: Db, acceptedBeforeMs: number, limit: number) =>
   db
     .selectFrom('transfers')
     .selectAll()
-    .where('state', '=', sql.lit('accepted'))
     .where('started_ms', 'is', null)
+    .where('ended_ms', 'is', null)
     .where('accepted_ms', '<', acceptedBeforeMs)
     .orderBy('accepted_ms')
     .limit(limit);
@@ -243,5 +254,8 @@ function seqOf(cursor: string | undefined): number | undefined {
   if (cursor === undefined) return undefined;
   const text = Buffer.from(cursor, 'base64url').toString();
   if (/^[1-9]\d{0,15}$/.test(text) && cursorOf(Number(text)) === cursor) return Number(text);
-  throw new Failure('invalid', `could not list transfers: '${cursor}' is not a cursor of this list; start without one`);
+  throw new Failure(
+    'invalid',
+    `could not list transfers: '${cursor}' is not a cursor of this list; start without one`,
+  );
 }

@@ -90,6 +90,7 @@ export function acceptedRow(
     failure_kind: null,
     failure_message: null,
     result: null,
+    outcome: null,
     staged_until_ms: facts.stagedUntilMs ?? null,
     staged_bytes: facts.stagedUntilMs === undefined ? 0 : (digests?.size ?? 0),
   };
@@ -107,7 +108,9 @@ export function attemptOf(row: Selectable<AttemptTable>): Attempt {
 }
 
 function failureOfRow(row: { failure_kind: FailureKind | null; failure_message: string | null }) {
-  return row.failure_kind === null ? undefined : { kind: row.failure_kind, message: row.failure_message ?? '' };
+  return row.failure_kind === null
+    ? undefined
+    : { kind: row.failure_kind, message: row.failure_message ?? '' };
 }
 
 const placeOf = (store: string | null, path: StorePath | null): Place | undefined =>

@@ -2,7 +2,7 @@
 import type { Generated } from 'kysely';
 import type { FailureKind } from '../errors.ts';
 import type { StorePath } from '../path.ts';
-import type { OnExists, TransferKind, TransferState } from './transfer.ts';
+import type { OnExists, TransferKind, TransferResult, TransferState } from './transfer.ts';
 
 export interface TransferTable {
   /** That of the event of its (last) acceptance: one sequence numbers both. */
@@ -39,8 +39,9 @@ export interface TransferTable {
   ended_ms: number | null;
   failure_kind: FailureKind | null;
   failure_message: string | null;
-  /** JSON of `TransferResult`. */
+  /** JSON of `TransferResult`, whose outcome is repeated for queries. */
   result: string | null;
+  outcome: TransferResult['outcome'] | null;
   staged_until_ms: number | null;
   staged_bytes: number;
 }

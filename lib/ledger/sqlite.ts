@@ -1,8 +1,9 @@
 /**
- * SQLite, the one inside Node, for Kysely. Two connections a process: one that writes, in WAL mode and synced at each commit,
- * and one that only reads, so that a read neither waits for a group of writes nor sees it half done.
+ * SQLite, the one inside Node, for Kysely. Two connections a process: one that writes, in WAL mode and synced at
+ * each commit, and one that only reads, so that a read neither waits for a group of writes nor sees it half done.
  *
- * Calls are synchronous: whoever waits for a lock stops its process's event loop. Hence the short busy timeout; the patience is the writer's.
+ * Calls are synchronous: whoever waits for a lock stops its process's event loop. Hence the short busy timeout; the
+ * patience is the writer's.
  */
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
 import {
@@ -25,11 +26,25 @@ const BUSY_MS = 10;
 const STATEMENTS = 250;
 
 /** SQLite's primary result codes. */
-const CODE = { busy: 5, locked: 6, nomem: 7, readonly: 8, ioerr: 10, corrupt: 11, full: 13, cantopen: 14, notadb: 26 } as const;
+const CODE = {
+  busy: 5,
+  locked: 6,
+  nomem: 7,
+  readonly: 8,
+  ioerr: 10,
+  corrupt: 11,
+  full: 13,
+  cantopen: 14,
+  notadb: 26,
+} as const;
 
-const TYPES: ColumnTypes = { bytes: 'blob', counted: (column) => column.primaryKey().autoIncrement() };
+const TYPES: ColumnTypes = {
+  bytes: 'blob',
+  key: 'integer',
+  counted: (column) => column.primaryKey().autoIncrement(),
+};
 
-/** @throws an SQLite error; `classify` tells what it means */
+/** @throws an SQLite error; `sqliteTrouble` tells what it means */
 export function openSqlite(path: string): Engine {
   const writer = new DatabaseSync(path, { timeout: BUSY_MS });
   let reader: DatabaseSync;
@@ -50,7 +65,7 @@ export function openSqlite(path: string): Engine {
     writing,
     reading,
     types: TYPES,
-    classify: (error) => classify(error, path),
+    classify: (error) => sqliteTrouble(error, path),
     close: async () => {
       // Kysely closes only what it has used.
       for (const db of [reader, writer]) if (db.isOpen) db.close();
@@ -58,13 +73,24 @@ export function openSqlite(path: string): Engine {
   };
 }
 
-/** Everything but the statement's own fault ends the transaction: after most of these SQLite has rolled it back by itself. */
-function classify(error: unknown, path: string): EngineTrouble {
+/**
+ * Everything but the statement's own fault ends the transaction: after most of these SQLite has rolled it back by
+ * itself.
+ */
+export function sqliteTrouble(error: unknown, path: string): EngineTrouble {
   const code = codeOf(error);
   if (code === undefined) return { is: 'refused' };
   const failed = (kind: Failure['kind'], todo: string): EngineTrouble => {
     const reason = error instanceof Error ? error.message : String(error);
-    return { is: 'lost', failure: new Failure(kind, `could not use the ledger ${path}: ${reason}; ${todo}`, {}, { cause: error }) };
+    return {
+      is: 'lost',
+      failure: new Failure(
+        kind,
+        `could not use the ledger ${path}: ${reason}; ${todo}`,
+        {},
+        { cause: error },
+      ),
+    };
   };
   switch (code) {
     case CODE.busy:
@@ -80,14 +106,18 @@ function classify(error: unknown, path: string): EngineTrouble {
       return failed('unavailable', 'its folder and files must be there and writable for this user');
     case CODE.corrupt:
     case CODE.notadb:
-      return failed('invalid', 'it is damaged or not a ledger: restore it from a backup, or name another folder');
+      return failed(
+        'invalid',
+        'it is damaged or not a ledger: restore it from a backup, or name another folder',
+      );
     default:
       return { is: 'refused' };
   }
 }
 
 function codeOf(error: unknown): number | undefined {
-  if (!(error instanceof Error) || !('errcode' in error) || typeof error.errcode !== 'number') return undefined;
+  if (!(error instanceof Error) || !('errcode' in error) || typeof error.errcode !== 'number')
+    return undefined;
   return error.errcode & 0xff;
 }
 

@@ -6,13 +6,10 @@ import type { TransferRow } from './rows.ts';
 import type { AttemptTable } from './schema.ts';
 import type { TransferState } from './transfer.ts';
 
-/**
- * States as literals: an index over some states only is used where the query says the same in so many words, which it
- * does not with a parameter.
- */
 const UNENDED = ['accepted', 'running', 'publishing'] as const satisfies readonly TransferState[];
-export const UNENDED_STATES = sql<TransferState>`(${sql.join(UNENDED.map((state) => sql.lit(state)))})`;
-export const isUnended = (state: TransferState): boolean => (UNENDED as readonly TransferState[]).includes(state);
+/** In queries: `ended_ms is null`, which is what the indexes over unended rows say. */
+export const isUnended = (state: TransferState): boolean =>
+  (UNENDED as readonly TransferState[]).includes(state);
 
 /** Which row, in which state: a change of anything else changes nothing. */
 interface At {
@@ -46,7 +43,7 @@ export function statements(build: Db) {
     ),
     setEnded: prepare<
       At &
-        Pick<TransferRow, 'state' | 'attempts' | 'failure_kind' | 'failure_message' | 'result'> &
+        Pick<TransferRow, 'state' | 'attempts' | 'failure_kind' | 'failure_message' | 'result' | 'outcome'> &
         Pick<TransferRow, 'staged_until_ms' | 'staged_bytes'> & { nowMs: number }
     >()((p) =>
       at(build, p).set({
@@ -56,6 +53,7 @@ export function statements(build: Db) {
         failure_kind: p.failure_kind,
         failure_message: p.failure_message,
         result: p.result,
+        outcome: p.outcome,
         staged_until_ms: p.staged_until_ms,
         staged_bytes: p.staged_bytes,
       }),
@@ -66,7 +64,7 @@ export function statements(build: Db) {
         .set({ queued_ms: p.nowMs })
         .where('id', '=', p.id)
         .where('epoch', '=', p.epoch)
-        .where('state', 'in', UNENDED_STATES),
+        .where('ended_ms', 'is', null),
     ),
 
     addAttempt: prepare<{ id: string; epoch: number; worker: string; nowMs: number }>()((p) =>
@@ -97,7 +95,11 @@ export function statements(build: Db) {
 }
 
 const at = (build: Db, p: At) =>
-  build.updateTable('transfers').where('id', '=', p.id).where('epoch', '=', p.epoch).where('state', '=', p.was);
+  build
+    .updateTable('transfers')
+    .where('id', '=', p.id)
+    .where('epoch', '=', p.epoch)
+    .where('state', '=', p.was);
 
 /** Inserts a row of all columns; the first one shows which those are. */
 function inserting(build: Db): (db: Db, row: TransferRow) => Promise<unknown> {

@@ -6,10 +6,26 @@ import type { StorePath } from '../path.ts';
 export const TRANSFER_KINDS = ['upload', 'download', 'copy', 'delete'] as const;
 export type TransferKind = (typeof TRANSFER_KINDS)[number];
 
-/** accepted → running → publishing → one of the endings. Every change is one conditional UPDATE on (id, state, epoch). */
-export const TRANSFER_STATES = ['accepted', 'running', 'publishing', 'succeeded', 'failed', 'cancelled', 'superseded'] as const;
+/**
+ * accepted → running → publishing → one of the endings. Every change is one conditional UPDATE on (id, state,
+ * epoch).
+ */
+export const TRANSFER_STATES = [
+  'accepted',
+  'running',
+  'publishing',
+  'succeeded',
+  'failed',
+  'cancelled',
+  'superseded',
+] as const;
 export type TransferState = (typeof TRANSFER_STATES)[number];
-export const ENDED_STATES = ['succeeded', 'failed', 'cancelled', 'superseded'] as const satisfies readonly TransferState[];
+export const ENDED_STATES = [
+  'succeeded',
+  'failed',
+  'cancelled',
+  'superseded',
+] as const satisfies readonly TransferState[];
 
 export const ON_EXISTS = ['replace', 'skip', 'skip-if-same', 'fail'] as const;
 export type OnExists = (typeof ON_EXISTS)[number];
@@ -45,7 +61,9 @@ export interface NewTransfer {
 export interface Verification {
   /** `size`, `sha256`, `crc32`, `md5` … */
   readonly check: string;
-  /** Who compared: `client` (against what the caller sent), `store` (the backend itself), `read-back`, `staging`. */
+  /**
+   * Who compared: `client` (against what the caller sent), `store` (the backend itself), `read-back`, `staging`.
+   */
   readonly by: string;
 }
 export interface TransferResult {
@@ -65,7 +83,10 @@ export interface Transfer extends NewTransfer {
   readonly epoch: number;
   /** Attempts that failed (spent ones only); from 0 again after a retry. */
   readonly attempts: number;
-  /** How often a worker took it up, over all epochs: many with no attempt spent is a transfer that kills its workers. */
+  /**
+   * How often a worker took it up since it was accepted or retried: many with no attempt spent is a transfer that
+   * kills its workers.
+   */
   readonly starts: number;
   /** It is a synchronous request's turn on its target: no job, no staged bytes. */
   readonly synchronous: boolean;
@@ -76,7 +97,10 @@ export interface Transfer extends NewTransfer {
   readonly endedMs?: number | undefined;
   readonly failure?: { readonly kind: FailureKind; readonly message: string } | undefined;
   readonly result?: TransferResult | undefined;
-  /** The staged bytes (of an upload, or of a finished download) may be removed after this time; undefined: none staged. */
+  /**
+   * The staged bytes (of an upload, or of a finished download) may be removed after this time; undefined: none
+   * staged.
+   */
   readonly stagedUntilMs?: number | undefined;
 }
 

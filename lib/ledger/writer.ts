@@ -1,8 +1,9 @@
 /**
- * One queue of writes a process. What has gathered while the last transaction was on its way goes into the next one, so that one sync serves many;
- * between two it pauses, so that other processes get their turn: SQLite knows no queue for its lock.
+ * One queue of writes a process. What has gathered while the last transaction was on its way goes into the next
+ * one, so that one sync serves many; between two it pauses, so that other processes get their turn: SQLite knows no
+ * queue for its lock.
  */
-import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises';
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { CompiledQuery } from 'kysely';
 import { Failure, failureOf } from '../errors.ts';
 import type { Db, Engine } from './engine.ts';
@@ -10,6 +11,11 @@ import type { Db, Engine } from './engine.ts';
 const GROUP_UNITS = 256;
 /** A group takes no further unit once it has run this long; nothing else in the process runs meanwhile. */
 const GROUP_MS = 10;
+/**
+ * Of the time that the lock was held: with it three busy processes wait for one another for about 100 ms at worst,
+ * and one alone loses little.
+ */
+const PAUSE_SHARE = 1 / 3;
 const PAUSE_MS = { least: 1, most: 10 } as const;
 const RETRY_MOST_MS = 20;
 
@@ -18,11 +24,12 @@ const RELEASE = CompiledQuery.raw('release savepoint unit');
 const ROLL_BACK = CompiledQuery.raw('rollback to savepoint unit');
 
 /**
- * Reads and writes that belong together. It may run more than once and must wait for nothing but `db`: the whole database is locked meanwhile.
+ * Reads and writes that belong together. It may run more than once and must wait for nothing but `db`: the whole
+ * database is locked meanwhile.
  */
 export type Unit<T> = (db: Db) => Promise<T>;
 
-/** One that waits. `done` and `failed` are called after the commit, so that an answer never speaks of what could still be undone. */
+/** One that waits. It is told after the commit, so that an answer never speaks of what could still be undone. */
 interface Waiting {
   readonly sinceMs: number;
   readonly work: (db: Db) => Promise<() => void>;
@@ -34,14 +41,16 @@ export class Writer {
   readonly stats = { groups: 0, units: 0, busy: 0 };
   readonly #engine: Engine;
   readonly #patienceMs: number;
+  readonly #onCommit: (ms: number) => void;
   #queue: Waiting[] = [];
   #draining: Promise<void> | undefined;
   #closed = false;
 
   /** `patienceMs`: how long a unit waits for other processes before it fails as `unavailable`. */
-  constructor(engine: Engine, patienceMs: number) {
+  constructor(engine: Engine, patienceMs: number, onCommit: (ms: number) => void = () => {}) {
     this.#engine = engine;
     this.#patienceMs = patienceMs;
+    this.#onCommit = onCommit;
   }
 
   /** Resolves once the unit's transaction is committed and synced; a unit that throws is undone alone. */
@@ -75,7 +84,7 @@ export class Writer {
       if (await this.#commitGroup()) {
         busy = 0;
         const heldMs = performance.now() - startedMs;
-        await sleep(Math.min(Math.max(heldMs, PAUSE_MS.least), PAUSE_MS.most));
+        await sleep(Math.min(Math.max(heldMs * PAUSE_SHARE, PAUSE_MS.least), PAUSE_MS.most));
       } else {
         busy++;
         this.stats.busy++;
@@ -106,6 +115,7 @@ export class Writer {
       for (const waiting of group) waiting.failed(failure);
       return true;
     }
+    this.#onCommit(performance.now() - startedMs);
     this.stats.groups++;
     this.stats.units += outcomes.length;
     this.#queue = this.#queue.slice(outcomes.length);
@@ -151,7 +161,7 @@ export class Reader {
   }
 
   /** Readers wait for no writer; `busy` can still be while another process recovers or closes the file. */
-  async run<T>(query: (db: Db) => Promise<T>): Promise<T> {
+  async run<T>(query: (db: Db) => Promise<T>, signal?: AbortSignal): Promise<T> {
     for (const startedMs = performance.now(); ; ) {
       if (this.#closed) throw new Failure('unavailable', 'could not read the ledger: it is closed');
       try {
@@ -162,7 +172,7 @@ export class Reader {
         if (trouble.is === 'refused') throw failureOf(error);
         if (performance.now() - startedMs > this.#patienceMs) throw lockedTooLong(this.#patienceMs);
       }
-      await sleep(1 + Math.random() * RETRY_MOST_MS);
+      await sleep(1 + Math.random() * RETRY_MOST_MS, undefined, signal && { signal });
     }
   }
 
@@ -171,7 +181,7 @@ export class Reader {
   }
 }
 
-function lockedTooLong(ms: number): Failure {
+export function lockedTooLong(ms: number): Failure {
   return new Failure(
     'unavailable',
     `could not use the ledger: other processes held its lock for ${ms} ms; see that none of them hangs, and try again`,

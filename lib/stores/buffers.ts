@@ -32,7 +32,8 @@ export class BufferPool {
    */
   async reserve(bytes: number, signal: AbortSignal): Promise<BufferLease> {
     signal.throwIfAborted();
-    const counted = Math.min(bytes, this.budgetBytes);
+    const slabs = Math.ceil(bytes / this.slabBytes);
+    const counted = Math.min(bytes < this.slabBytes ? bytes : slabs * this.slabBytes, this.budgetBytes);
     if (this.#waiting.length > 0 || this.#usedBytes + counted > this.budgetBytes)
       await this.#turn(counted, signal);
     else this.#usedBytes += counted;

@@ -65,11 +65,38 @@ const GROW_EVERY = 1000;
 export async function prepareDraft(target: DraftTarget, bytes: Bytes, opts: PrepareOptions): Promise<Draft> {
   const writer = new DraftWriter(target, opts);
   try {
-    for await (const chunk of bytes) await writer.take(chunk);
+    for await (const chunk of whileHeard(bytes, writer.signal)) await writer.take(chunk);
     return await writer.end();
   } catch (error) {
+    // said before the parts on their way are stopped, which makes them fail as well
+    const why = writer.failure ?? failureOf(opts.signal.aborted ? opts.signal.reason : error);
     await writer.discard();
-    throw writer.failure ?? failureOf(opts.signal.aborted ? opts.signal.reason : error);
+    throw why;
+  }
+}
+
+/** What `bytes` yields, given up as soon as `signal` fires, also when the source is stuck. */
+async function* whileHeard(bytes: Bytes, signal: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
+  const source = bytes[Symbol.asyncIterator]();
+  let giveUp: (reason: unknown) => void = () => {};
+  const heard = (): void => giveUp(signal.reason);
+  signal.addEventListener('abort', heard);
+  try {
+    for (;;) {
+      signal.throwIfAborted();
+      const step = await new Promise<IteratorResult<Uint8Array>>((resolve, reject) => {
+        giveUp = reject;
+        source.next().then(resolve, reject);
+      });
+      if (step.done) return;
+      yield step.value;
+    }
+  } finally {
+    signal.removeEventListener('abort', heard);
+    const left = source.return?.();
+    if (signal.aborted)
+      left?.catch(() => undefined); // it may never come back
+    else await left;
   }
 }
 
@@ -81,7 +108,8 @@ class DraftWriter {
   readonly #digester: Digester;
   readonly #multipart: Multipart | undefined;
   readonly #stop = new AbortController();
-  readonly #signal: AbortSignal;
+  /** The caller's, and that of a part that could not be sent. */
+  readonly signal: AbortSignal;
   readonly #receipts: Receipt[] = [];
   readonly #inFlight = new Set<Promise<void>>();
   #part: BufferLease | undefined;
@@ -95,7 +123,7 @@ class DraftWriter {
     this.#opts = opts;
     this.#digester = new Digester(opts.expected);
     this.#multipart = target.driver.multipart;
-    this.#signal = AbortSignal.any([opts.signal, this.#stop.signal]);
+    this.signal = AbortSignal.any([opts.signal, this.#stop.signal]);
   }
 
   async take(chunk: Uint8Array): Promise<void> {
@@ -115,8 +143,8 @@ class DraftWriter {
   }
 
   async #openPart(): Promise<BufferLease> {
-    this.#signal.throwIfAborted();
-    return this.#target.buffers.reserve(this.#nextPartBytes(), this.#signal);
+    this.signal.throwIfAborted();
+    return this.#target.buffers.reserve(this.#nextPartBytes(), this.signal);
   }
 
   /** Never more than is left, so that a small body takes little memory. */
@@ -131,10 +159,9 @@ class DraftWriter {
     const needed =
       size === undefined
         ? limits.goodBytes * (1 + Math.floor(this.#partNumber / GROW_EVERY))
-        : Math.max(
-            limits.goodBytes,
-            roundUp(Math.ceil(size / limits.maxParts), this.#target.buffers.slabBytes),
-          );
+        : size <= limits.goodBytes * limits.maxParts
+          ? limits.goodBytes
+          : roundUp(Math.ceil(size / limits.maxParts), this.#target.buffers.slabBytes);
     if (size !== undefined && needed > Math.max(largest, limits.goodBytes))
       throw this.#tooLong(largest * limits.maxParts);
     if (this.#partNumber >= limits.maxParts) throw this.#tooLong(this.#sentBytes);
@@ -166,15 +193,15 @@ class DraftWriter {
     try {
       this.#upload ??= await this.#begin(multipart);
       while (this.#inFlight.size >= PARTS_IN_FLIGHT) await Promise.race(this.#inFlight);
-      this.#signal.throwIfAborted();
+      this.signal.throwIfAborted();
     } catch (error) {
       lease.release();
       throw error;
     }
     const upload = this.#upload;
     const sent: Promise<void> = this.#target
-      .attempt('send a part of', this.#signal, () =>
-        multipart.part(upload, part, body, { signal: this.#signal }),
+      .attempt('send a part of', this.signal, () =>
+        multipart.part(upload, part, body, { signal: this.signal }),
       )
       .then((receipt) => void this.#receipts.push(receipt))
       .catch((error: unknown) => {
@@ -190,12 +217,14 @@ class DraftWriter {
 
   async #begin(multipart: Multipart): Promise<Upload> {
     const { journal } = this.#opts;
-    this.#journalId = await journal?.intend(this.#target.path);
-    const upload = await this.#target.attempt('begin', this.#signal, () =>
-      multipart.begin(this.#target.path, this.#call(this.#signal)),
+    const journalId = await journal?.intend(this.#target.path);
+    // where this fails it may have begun all the same: the journal keeps what was intended, and gc looks
+    const upload = await this.#target.attempt('begin', this.signal, () =>
+      multipart.begin(this.#target.path, this.#call(this.signal)),
     );
+    this.#journalId = journalId;
     this.#upload = upload; // from here on `discard` abandons it, also where the journal refuses it
-    if (this.#journalId !== undefined) await journal?.begun(this.#journalId, upload);
+    if (journalId !== undefined) await journal?.begun(journalId, upload);
     return upload;
   }
 

@@ -15,6 +15,7 @@ import type {
   Traits,
   Upload,
 } from './driver.ts';
+import { tapped } from './layers/around.ts';
 
 export type { Draft, PrepareOptions, Published, UploadJournal } from './draft.ts';
 
@@ -97,7 +98,7 @@ export class Store {
 
   /** The object at `path` and everything below it, every page of it. Counts objects; absent is fine. */
   async removeTree(path: StorePath, signal: AbortSignal): Promise<{ readonly removed: number }> {
-    let removed = 0;
+    let removed = path !== ROOT && (await this.#isThere(path, signal)) ? 1 : 0;
     for await (const page of this.list(path, { deep: true, signal })) {
       const paths = page.map((entry) => entry.path).filter((below) => isWithin(below, path));
       await this.remove(paths, signal);
@@ -107,6 +108,16 @@ export class Store {
     const { prune } = this.#driver;
     if (prune) await this.#attempt('prune', path, signal, () => prune.call(this.#driver, path, { signal }));
     return { removed };
+  }
+
+  async #isThere(path: StorePath, signal: AbortSignal): Promise<boolean> {
+    try {
+      await this.head(path, signal);
+      return true;
+    } catch (error) {
+      if (failureOf(error).kind === 'not-found') return false;
+      throw error;
+    }
   }
 
   async abandon(upload: Upload, signal: AbortSignal): Promise<void> {
@@ -156,17 +167,8 @@ export class Store {
     }
   }
 
-  async *#told<T>(
-    op: string,
-    path: StorePath,
-    signal: AbortSignal,
-    items: AsyncIterable<T>,
-  ): AsyncGenerator<T, void, undefined> {
-    try {
-      yield* items;
-    } catch (error) {
-      throw signal.aborted ? failureOf(signal.reason) : this.#failure(op, path, error);
-    }
+  #told<T>(op: string, path: StorePath, signal: AbortSignal, items: AsyncIterable<T>): AsyncIterable<T> {
+    return tapped(items, (next) => this.#attempt(op, path, signal, next));
   }
 
   /** Wraps a vendor's error once. Failures of layers and of the contract pass, with the store's name added to their facts. */

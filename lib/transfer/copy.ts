@@ -6,10 +6,12 @@
 import { pause } from '../deadline.ts';
 import { Failure } from '../errors.ts';
 import type { Place, Transfer, TransferKind, TransferResult, Verification } from '../ledger/transfer.ts';
+import { baseName } from '../path.ts';
 import type { Draft, PrepareOptions, Published } from '../stores/store.ts';
 import { nameOf, storeAt, type TransferDeps } from './deps.ts';
 import { uploadJournal } from './journal.ts';
-import { alreadyExists, findSource, headOrNothing, isOurs, planFor, type Source } from './plan.ts';
+import { contentTypeOf } from './media-type.ts';
+import { alreadyExists, findSource, headOrNothing, isOurs, type Look, planFor, type Source } from './plan.ts';
 import { knownOf } from './same.ts';
 
 /** How long a prepared object waits for another one that is being published on its target. */
@@ -19,8 +21,6 @@ const COME_BACK_MS = 1000;
 
 export interface Attempt {
   readonly signal: AbortSignal;
-  /** It ran before, in this epoch or an earlier one: what is at the target may be its own. */
-  readonly again: boolean;
   /** How long the bytes of a download stay unless they are read; ms. */
   readonly leaseMs: number;
   /** Bytes of this attempt so far; `total` where it is known. Called for every chunk. */
@@ -49,12 +49,7 @@ export const runAttempt = (deps: TransferDeps, row: Transfer, attempt: Attempt):
 async function carry(deps: TransferDeps, row: Transfer, attempt: Attempt): Promise<AttemptEnd> {
   const to = targetOf(row);
   const source = await findSource(deps, row, attempt.signal);
-  const moving = (): void => attempt.onProgress(0, source.known.size);
-  const plan = await planFor(deps, row, to, source, {
-    again: attempt.again,
-    signal: attempt.signal,
-    onBytes: moving,
-  });
+  const plan = await planFor(deps, row, to, source, lookOf(attempt, source.known.size));
   if (plan.do === 'nothing')
     return succeed(deps, row, {
       outcome: plan.outcome,
@@ -80,6 +75,11 @@ async function carry(deps: TransferDeps, row: Transfer, attempt: Attempt): Promi
   }
 }
 
+const lookOf = ({ signal, onProgress }: Attempt, size: number): Look => ({
+  signal,
+  onBytes: () => onProgress(0, size),
+});
+
 async function send(
   deps: TransferDeps,
   row: Transfer,
@@ -99,6 +99,7 @@ async function send(
     expected,
     mode,
     mismatch: 'corrupt',
+    mediaType: contentTypeOf(baseName(to.path)),
     journal: uploadJournal(deps.ledger.uploads, to.store, token),
     onProgress: (done) => onProgress(done, size),
   };
@@ -136,8 +137,7 @@ async function publish(
     if (!(error instanceof Failure) || error.kind !== 'already-exists') throw error;
     const there = await headOrNothing(storeAt(deps, to), to, attempt.signal);
     if (!there) throw error;
-    const ours =
-      attempt.again && (await isOurs(deps, row, to, there, knownOf(digests), attempt.signal, () => {}));
+    const ours = await isOurs(deps, row, to, there, knownOf(digests), lookOf(attempt, digests.size));
     await draft.discard();
     if (!ours && row.onExists !== 'skip') throw alreadyExists(to);
     published = { entry: there, verified: [] };

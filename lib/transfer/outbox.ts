@@ -2,10 +2,12 @@
  * Brings together what the ledger promised and what the queue knows: an unended transfer without a job is given a new
  * one, and one whose time is over is ended. Any number of processes may do this at once.
  */
+import type { Config } from '../config.ts';
 import { failureOf } from '../errors.ts';
 import type { Transfers } from '../ledger/contract.ts';
 import type { Transfer } from '../ledger/transfer.ts';
 import type { Log } from '../log.ts';
+import type { Metrics } from '../metrics.ts';
 
 /** The part of the queue that this needs. */
 interface JobQueue {
@@ -14,19 +16,13 @@ interface JobQueue {
   lacking(transfers: readonly Transfer[]): Promise<Transfer[]>;
 }
 
-export interface OutboxOptions {
-  readonly transfers: Transfers;
+/** What every process has in its `Deps`. */
+export interface OutboxDeps {
+  readonly ledger: { readonly transfers: Transfers };
   readonly queue: JobQueue;
   readonly log: Log;
-  /** A transfer that has not ended this long after acceptance fails; ms. */
-  readonly lifetimeMs: number;
-  /** One that was never started this long after acceptance fails; ms, 0: never. */
-  readonly queueWaitMs: number;
-  /** How long bytes of a failed transfer stay in staging; ms. */
-  readonly failedBytesMs: number;
-  readonly onRequeue?: () => void;
-  /** Told of each transfer that is ended here. */
-  readonly onEnded?: (transfer: Transfer) => void;
+  readonly metrics: Pick<Metrics, 'requeues' | 'transfersEnded'>;
+  readonly config: Pick<Config, 'lifetimeMs' | 'queueWaitMs' | 'failedBytesMs'>;
 }
 
 const EVERY_MS = 5000;
@@ -37,27 +33,15 @@ const PAGE = 200;
 const PAGES = 25;
 
 export class Outbox {
-  readonly #opts: OutboxOptions;
+  readonly #deps: OutboxDeps;
   #timer: NodeJS.Timeout | undefined;
   #round: Promise<void> = Promise.resolve();
   #closed = false;
   #after: Pick<Transfer, 'queuedMs' | 'id'> | undefined;
   #troubled = false;
 
-  constructor(opts: OutboxOptions) {
-    this.#opts = opts;
-  }
-
-  /** Right after the commit: gives the job to the queue, for at most about a second. Never throws. */
-  async accepted(transfer: Transfer): Promise<void> {
-    try {
-      await this.#opts.queue.submit(transfer);
-    } catch (error) {
-      this.#opts.log.warn(
-        { transfer: transfer.id, why: failureOf(error).message },
-        'accepted, but the queue was not told; the reconciler will',
-      );
-    }
+  constructor(deps: OutboxDeps) {
+    this.#deps = deps;
   }
 
   /** Begins at once: what a crash left is found first. */
@@ -78,7 +62,7 @@ export class Outbox {
       this.#troubled = false;
     } catch (error) {
       if (!this.#troubled)
-        this.#opts.log.warn({ why: failureOf(error).message }, 'could not reconcile; trying again');
+        this.#deps.log.warn({ why: failureOf(error).message }, 'could not reconcile; trying again');
       this.#troubled = true;
     }
   }
@@ -89,41 +73,53 @@ export class Outbox {
     const queuedBeforeMs = Date.now() - SETTLED_MS;
     let requeued = 0;
     for (let n = 0; n < PAGES && !this.#closed; n++) {
-      const page = await this.#opts.transfers.unended({ queuedBeforeMs, limit: PAGE, after: this.#after });
-      if (page.length > 0) requeued += await this.#requeue(await this.#opts.queue.lacking(page));
+      const page = await this.#deps.ledger.transfers.unended({
+        queuedBeforeMs,
+        limit: PAGE,
+        after: this.#after,
+      });
+      if (page.length > 0) requeued += await this.#requeue(await this.#deps.queue.lacking(page));
       this.#after = page.length < PAGE ? undefined : page.at(-1);
       if (!this.#after) break;
     }
     return requeued;
   }
 
+  /** A page at once: the ledger commits them together. */
   async #requeue(orphans: readonly Transfer[]): Promise<number> {
-    const { transfers, queue, log, onRequeue } = this.#opts;
-    let count = 0;
-    for (const orphan of orphans) {
-      const epoch = await transfers.requeue(orphan.id, orphan.epoch);
-      if (epoch === undefined) continue; // ended meanwhile, or another process was quicker
-      await queue.submit({ ...orphan, epoch });
-      log.info({ transfer: orphan.id, epoch }, 'had no job and was given a new one');
-      onRequeue?.();
-      count++;
-    }
-    return count;
+    const given = await Promise.all(orphans.map((orphan) => this.#giveJob(orphan)));
+    return given.filter(Boolean).length;
+  }
+
+  async #giveJob(orphan: Transfer): Promise<boolean> {
+    const { ledger, queue, log, metrics } = this.#deps;
+    const epoch = await ledger.transfers.requeue(orphan.id, orphan.epoch);
+    if (epoch === undefined) return false; // ended meanwhile, or another process was quicker
+    await queue.submit({ ...orphan, epoch });
+    log.info({ transfer: orphan.id, epoch }, 'had no job and was given a new one');
+    metrics.requeues.inc({});
+    return true;
   }
 
   async #endOverdue(): Promise<void> {
-    const { transfers, lifetimeMs, queueWaitMs, failedBytesMs, onEnded } = this.#opts;
+    const { ledger, metrics } = this.#deps;
+    const { lifetimeMs, queueWaitMs, failedBytesMs } = this.#deps.config;
     const nowMs = Date.now();
     const waitMs = Math.min(queueWaitMs === 0 ? lifetimeMs : queueWaitMs, lifetimeMs);
-    const overdue = await transfers.overdue({ nowMs, acceptedBeforeMs: nowMs - waitMs, limit: PAGE });
+    const overdue = await ledger.transfers.overdue({ nowMs, acceptedBeforeMs: nowMs - waitMs, limit: PAGE });
     for (const transfer of overdue) {
       // what is being published may be visible by now: its worker, or the next one, settles that by looking
       if (transfer.state === 'publishing' && !transfer.synchronous) continue;
       const message = overdueMessage(transfer, nowMs);
       const stagedUntilMs = transfer.digests && !transfer.from ? nowMs + failedBytesMs : undefined;
       const failure = { kind: 'timeout', message } as const;
-      if (await transfers.end(transfer.id, transfer.epoch, { state: 'failed', failure, stagedUntilMs }))
-        onEnded?.(transfer);
+      const ended = await ledger.transfers.end(transfer.id, transfer.epoch, {
+        state: 'failed',
+        failure,
+        stagedUntilMs,
+      });
+      const store = (transfer.to ?? transfer.from)?.store ?? '';
+      if (ended) metrics.transfersEnded.inc({ kind: transfer.kind, store, outcome: 'failed' });
     }
   }
 

@@ -56,33 +56,33 @@ export type Plan =
   /** The target has all that is wanted: published by an earlier attempt of this transfer, or wanted skipped. */
   | { readonly do: 'nothing'; readonly outcome: 'published' | 'skipped'; readonly entry: FileEntry };
 
-/**
- * @param again this is not the first attempt, so what is at the target may be its own
- * @throws Failure `already-exists`
- */
+/** @throws Failure `already-exists` */
 export async function planFor(
   deps: TransferDeps,
   row: Transfer,
   to: Place,
   source: Source,
-  {
-    again,
-    signal,
-    onBytes,
-  }: { readonly again: boolean; readonly signal: AbortSignal; readonly onBytes: () => void },
+  look: Look,
 ): Promise<Plan> {
   const looks = row.onExists !== 'replace' || row.state === 'publishing';
-  const target = looks ? await headOrNothing(storeAt(deps, to), to, signal) : undefined;
+  const target = looks ? await headOrNothing(storeAt(deps, to), to, look.signal) : undefined;
   if (!target)
     return { do: 'send', mode: row.onExists === 'fail' || row.onExists === 'skip' ? 'create' : 'replace' };
-  if (again && (await isOurs(deps, row, to, target, source.known, signal, onBytes)))
-    return { do: 'nothing', outcome: 'published', entry: target };
+  const ours = await isOurs(deps, row, to, target, source.known, look);
+  if (ours) return { do: 'nothing', outcome: 'published', entry: target };
   if (row.onExists === 'skip') return { do: 'nothing', outcome: 'skipped', entry: target };
-  if (row.onExists === 'skip-if-same' && (await isSame(deps, to, target, source, signal, onBytes)))
+  if (row.onExists === 'skip-if-same' && (await isSame(deps, to, target, source, look)))
     return { do: 'nothing', outcome: 'skipped', entry: target };
-  if (row.onExists === 'fail' && !(again && target.size === source.known.size)) throw alreadyExists(to);
-  // after a first try that may have got through: what is there is compared with the bytes once they were read
+  if (row.onExists === 'fail' && ours === false) throw alreadyExists(to);
+  // where nobody knows yet, the two are compared once the source was read
   return { do: 'send', mode: row.onExists === 'fail' ? 'create' : 'replace' };
+}
+
+/** For looking at objects, which may take reading them. */
+export interface Look {
+  readonly signal: AbortSignal;
+  /** Called for every chunk that is read. */
+  readonly onBytes: () => void;
 }
 
 export const alreadyExists = (to: Place): Failure =>
@@ -106,8 +106,9 @@ export async function headOrNothing(
 }
 
 /**
- * Whether what is at the target was published by this transfer, in whichever epoch: it carries our token, or, where the
- * store remembers none, exactly our size and digest.
+ * Whether what is at the target was published by this transfer, in whichever epoch and by whichever worker: it carries
+ * our token, or, where the store remembers none, exactly our size and digest. `undefined`: the digest of what is sent is
+ * not known yet.
  */
 export async function isOurs(
   deps: TransferDeps,
@@ -115,13 +116,21 @@ export async function isOurs(
   to: Place,
   target: FileEntry,
   sent: Known,
-  signal: AbortSignal,
-  onBytes: () => void,
-): Promise<boolean> {
+  { signal, onBytes }: Look,
+): Promise<boolean | undefined> {
+  if (!(await wasTakenUpTwice(deps, row))) return false;
   if (target.token !== undefined) return target.token.startsWith(`${row.id}-`);
-  if (sent.sha256 === undefined) return false;
+  if (target.size !== sent.size) return false;
+  if (sent.sha256 === undefined) return undefined;
   const told = equal(await knownAt(deps.ledger.objects, to, target), sent);
   return told ?? equal(await readKnown(storeAt(deps, to), target, signal, onBytes), sent) === true;
+}
+
+/** Before this attempt, or since it began: a job may be with two workers at once. */
+async function wasTakenUpTwice(deps: TransferDeps, row: Transfer): Promise<boolean> {
+  if (row.starts > 1 || row.epoch > 1) return true;
+  const now = await deps.ledger.transfers.get(row.id);
+  return now !== undefined && now.starts > row.starts;
 }
 
 async function isSame(
@@ -129,8 +138,7 @@ async function isSame(
   to: Place,
   target: FileEntry,
   source: Source,
-  signal: AbortSignal,
-  onBytes: () => void,
+  { signal, onBytes }: Look,
 ): Promise<boolean> {
   const known = await knownAt(deps.ledger.objects, to, target);
   const told = equal(known, source.known);

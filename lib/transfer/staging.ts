@@ -117,6 +117,10 @@ export class Staging {
 
   /** Bytes that wait here or have room reserved by this process. Other processes' bodies in flight are not seen. */
   async usedBytes(): Promise<number> {
+    return (await this.#acceptedBytes()) + this.#heldBytes();
+  }
+
+  #acceptedBytes(): Promise<number> {
     const now = Date.now();
     if (!this.#sum || now - this.#sum.atMs > SUM_FRESH_MS) {
       const bytes = this.#transfers.stagedBytes();
@@ -124,12 +128,17 @@ export class Staging {
       this.#sum = sum;
       bytes.catch(() => this.#sum === sum && (this.#sum = undefined));
     }
-    let used = await this.#sum.bytes;
+    return this.#sum.bytes;
+  }
+
+  #heldBytes(): number {
+    const now = Date.now();
+    let bytes = 0;
     for (const held of this.#held) {
       if (held.untilMs !== undefined && held.untilMs < now) this.#held.delete(held);
-      else used += held.bytes;
+      else bytes += held.bytes;
     }
-    return used;
+    return bytes;
   }
 
   async #grow(held: Held, bytes: number): Promise<void> {
@@ -137,18 +146,18 @@ export class Staging {
     if (needed > this.limitBytes)
       throw new Failure(
         'no-space',
-        `could not stage ${needed.toLocaleString('en')} bytes: staging may hold ${this.limitBytes.toLocaleString('en')} in all; raise the staging limit, or send them synchronously`,
+        `could not stage ${count(needed)}: staging may hold ${count(this.limitBytes)} in all; raise the staging limit, or send them synchronously`,
         { op: 'stage' },
       );
-    held.bytes = needed; // before the sum is awaited, so that two at once see each other
-    const used = await this.usedBytes();
-    if (used <= this.limitBytes) return;
-    held.bytes -= bytes;
-    throw new Failure(
-      'busy',
-      `could not stage ${needed.toLocaleString('en')} bytes: staging is full until transfers end; try again later`,
-      { op: 'stage', retryAfterMs: COME_BACK_MS },
-    );
+    const accepted = await this.#acceptedBytes();
+    // from here to the end nothing is awaited: two at once see each other
+    if (accepted + this.#heldBytes() + bytes > this.limitBytes)
+      throw new Failure(
+        'busy',
+        `could not stage ${count(needed)}: staging is full until transfers end; try again later`,
+        { op: 'stage', retryAfterMs: COME_BACK_MS },
+      );
+    held.bytes = needed;
   }
 
   async *#reserving(held: Held, bytes: Bytes): AsyncGenerator<Uint8Array> {
@@ -163,6 +172,8 @@ export class Staging {
     }
   }
 }
+
+const count = (bytes: number): string => `${bytes.toLocaleString('en-US')} bytes`;
 
 /** Flat: one folder to sync, and ids never clash. */
 const pathOf = (id: string): StorePath => parsePath(id);

@@ -46,7 +46,8 @@ export const cpuSecondsOf = (root: number): number =>
   treeOf(root).reduce((sum, facts) => sum + facts.cpuSeconds, 0);
 
 /** Sum of each process's own peak: an upper bound of the peak of the whole, in bytes. */
-export const peakBytesOf = (root: number): number => treeOf(root).reduce((sum, facts) => sum + facts.peakBytes, 0);
+export const peakBytesOf = (root: number): number =>
+  treeOf(root).reduce((sum, facts) => sum + facts.peakBytes, 0);
 
 /** Peak of the largest process whose command line contains `text`, in bytes. */
 export function largestPeakOf(root: number, text: string): number {

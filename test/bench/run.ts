@@ -4,11 +4,10 @@
  * processes), and the sum of each process's peak memory. Options: `--rounds 5 --megabytes 1024 --seconds 4 --only folder`.
  */
 import { spawnSync } from 'node:child_process';
-import { cpus, totalmem } from 'node:os';
+import { randomFillSync } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { mkdir, open } from 'node:fs/promises';
-import { randomFillSync } from 'node:crypto';
-import { tmpdir } from 'node:os';
+import { cpus, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -50,25 +49,43 @@ function measured(service: Service, work: () => { figure: number; p99Ms?: number
 }
 
 function curl(args: readonly string[]): { figure: number } {
-  const done = spawnSync('curl', ['-sS', '--fail', '-o', '/dev/null', '-w', '%{time_total}', ...args], { encoding: 'utf8' });
+  const done = spawnSync('curl', ['-sS', '--fail', '-o', '/dev/null', '-w', '%{time_total}', ...args], {
+    encoding: 'utf8',
+  });
   if (done.status !== 0) throw new Error(`curl ${args.join(' ')}: ${done.stderr}`);
   return { figure: Number(done.stdout) };
 }
 
 const WRK_SCRIPT = fileURLToPath(new URL('small.lua', import.meta.url));
-function wrk(service: Service, method: 'PUT' | 'GET', prefix: string, files: number): { figure: number; p99Ms: number; requests: number } {
+function wrk(
+  service: Service,
+  method: 'PUT' | 'GET',
+  prefix: string,
+  files: number,
+): { figure: number; p99Ms: number; requests: number } {
   const url = new URL(service.artifacts);
-  const done = spawnSync('wrk', ['-t2', '-c8', `-d${SMALL_SECONDS}s`, '--timeout', '20s', '-s', WRK_SCRIPT, url.origin], {
-    encoding: 'utf8',
-    env: { PATH: process.env.PATH, BENCH_PREFIX: `${url.pathname}/${prefix}`, BENCH_METHOD: method, BENCH_FILES: String(files) },
-  });
+  const done = spawnSync(
+    'wrk',
+    ['-t2', '-c8', `-d${SMALL_SECONDS}s`, '--timeout', '20s', '-s', WRK_SCRIPT, url.origin],
+    {
+      encoding: 'utf8',
+      env: {
+        PATH: process.env.PATH,
+        BENCH_PREFIX: `${url.pathname}/${prefix}`,
+        BENCH_METHOD: method,
+        BENCH_FILES: String(files),
+      },
+    },
+  );
   const result = /RESULT (\d+) (\d+) (\d+) (\d+) (\d+)/.exec(done.stdout)?.slice(1).map(Number);
-  if (!result || result[2] !== 0) throw new Error(`wrk ${method} at ${service.name}: ${done.stdout}${done.stderr}`);
+  if (result?.[2] !== 0)
+    throw new Error(`wrk ${method} at ${service.name}: ${done.stdout}${done.stderr}`);
   return { figure: result[0]! / (result[1]! / 1e6), p99Ms: result[4]! / 1000, requests: result[0]! };
 }
 
 function rowsFor(destination: Destination, source: string): readonly Row[] {
-  const durable = destination.name === 'folder' ? 'longshore: fsync file and folder; mlflow: none' : 'the store says';
+  const durable =
+    destination.name === 'folder' ? 'longshore: fsync file and folder; mlflow: none' : 'the store says';
   const smallFiles = new Map<string, number>();
   const size = BIG_BYTES === GIB ? '1 GiB' : `${values.megabytes} MiB`;
   return [
@@ -101,7 +118,12 @@ function rowsFor(destination: Destination, source: string): readonly Row[] {
       durable: '-',
       run: (service, round) =>
         measured(service, () => {
-          const { requests: _, ...sample } = wrk(service, 'GET', `small/${round}`, Math.max(1, smallFiles.get(service.name)!));
+          const { requests: _, ...sample } = wrk(
+            service,
+            'GET',
+            `small/${round}`,
+            Math.max(1, smallFiles.get(service.name)!),
+          );
           return sample;
         }),
     },
@@ -121,11 +143,14 @@ function report(row: Row, ours: readonly Sample[], theirs: readonly Sample[]): v
   const show = (samples: readonly Sample[]) => {
     const digits = row.unit === 's' ? 2 : 0;
     const figure = `${median(samples.map((s) => s.figure)).toFixed(digits)} ${row.unit}`;
-    const p99 = samples[0]?.p99Ms === undefined ? '' : `, p99 ${median(samples.map((s) => s.p99Ms!)).toFixed(1)} ms`;
+    const p99 =
+      samples[0]?.p99Ms === undefined ? '' : `, p99 ${median(samples.map((s) => s.p99Ms!)).toFixed(1)} ms`;
     return `${figure} (CPU ${median(samples.map((s) => s.cpuSeconds)).toFixed(2)} s${p99})`;
   };
   const spread = `${Math.min(...faster).toFixed(1)}–${Math.max(...faster).toFixed(1)}`;
-  console.log(`| ${row.name} | ${show(ours)} | ${show(theirs)} | ${median(faster).toFixed(2)}× (${spread}) | ${row.durable} |`);
+  console.log(
+    `| ${row.name} | ${show(ours)} | ${show(theirs)} | ${median(faster).toFixed(2)}× (${spread}) | ${row.durable} |`,
+  );
 }
 
 async function makeSource(path: string): Promise<void> {
@@ -153,7 +178,10 @@ async function bench(destination: Destination, folder: string, source: string): 
   const theirs = await startMlflow(join(folder, `mlflow-${destination.name}`), destination);
   try {
     for (const row of rowsFor(destination, source)) {
-      const samples = new Map<Service, Sample[]>([[ours, []], [theirs, []]]);
+      const samples = new Map<Service, Sample[]>([
+        [ours, []],
+        [theirs, []],
+      ]);
       for (let round = 0; round < ROUNDS; round++)
         for (const service of round % 2 === 0 ? [ours, theirs] : [theirs, ours])
           samples.get(service)!.push(row.run(service, round));
@@ -172,15 +200,25 @@ async function bench(destination: Destination, folder: string, source: string): 
 
 const folder = mkdtempSync(join(process.env.BENCH_FOLDER ?? tmpdir(), 'longshore-bench-'));
 try {
-  console.log(`${cpus().length} × ${cpus()[0]?.model}, ${Math.round(totalmem() / GIB)} GiB, Node ${process.version}; ${ROUNDS} rounds, alternated\n`);
+  console.log(
+    `${cpus().length} × ${cpus()[0]?.model}, ${Math.round(totalmem() / GIB)} GiB, Node ${process.version}; ${ROUNDS} rounds, alternated\n`,
+  );
   const source = join(folder, 'source.bin');
   await makeSource(source);
-  console.log('| what | longshore | mlflow server 3.17.2 | longshore is faster by (min–max) | durable |\n|---|---|---|---|---|');
+  console.log(
+    '| what | longshore | mlflow server 3.17.2 | longshore is faster by (min–max) | durable |\n|---|---|---|---|---|',
+  );
   const copies = Array.from({ length: ROUNDS }, () => copyAndSync(source, folder));
-  console.log(`| ${values.megabytes} MiB cp + sync, for scale | ${median(copies).toFixed(2)} s | | | fsync |`);
+  console.log(
+    `| ${values.megabytes} MiB cp + sync, for scale | ${median(copies).toFixed(2)} s | | | fsync |`,
+  );
   if (values.only.includes('folder')) {
     await mkdir(join(folder, 'stores'));
-    await bench({ name: 'folder', uriFor: (service) => join(folder, 'stores', service), env: {} }, folder, source);
+    await bench(
+      { name: 'folder', uriFor: (service) => join(folder, 'stores', service), env: {} },
+      folder,
+      source,
+    );
   }
   if (values.only.includes('MinIO')) {
     const minio = await startMinio();

@@ -73,7 +73,14 @@ export async function startLongshore(folder: string, to: Destination): Promise<S
   return started(
     'longshore',
     join(ROOT, 'node_modules/node/bin/node'),
-    [join(ROOT, script), ...args.slice(1), '--artifacts-destination', to.uriFor('longshore'), '--log-level', 'warn'],
+    [
+      join(ROOT, script),
+      ...args.slice(1),
+      '--artifacts-destination',
+      to.uriFor('longshore'),
+      '--log-level',
+      'warn',
+    ],
     { ...to.env },
     folder,
     port,
@@ -86,7 +93,13 @@ export async function startMlflow(folder: string, to: Destination): Promise<Serv
   return started(
     'mlflow server',
     join(cacheFolder(), 'mlflow-3.17.2/bin/mlflow'),
-    [...args, '--artifacts-destination', to.uriFor('mlflow'), '--backend-store-uri', `sqlite:///${join(folder, 'mlflow.db')}`],
+    [
+      ...args,
+      '--artifacts-destination',
+      to.uriFor('mlflow'),
+      '--backend-store-uri',
+      `sqlite:///${join(folder, 'mlflow.db')}`,
+    ],
     { ...to.env },
     folder,
     port,

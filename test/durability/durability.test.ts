@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { beforeAll, expect, test } from 'vitest';
 import { serverFile } from '../servers/installed.ts';
 import { cleanEnvironment, freePort, watch } from '../servers/process.ts';
 import { requireServer } from '../servers/require.ts';
@@ -27,7 +27,9 @@ interface Requested {
 }
 
 /** Runs the API of the checkout at `root` under strace, sends it one request after the other, and reads the trace. */
-async function traced(root: string): Promise<{ calls: readonly SystemCall[]; requested: readonly Requested[] }> {
+async function traced(
+  root: string,
+): Promise<{ calls: readonly SystemCall[]; requested: readonly Requested[] }> {
   const folder = mkdtempSync(join(tmpdir(), 'longshore-durability-'));
   try {
     const port = await freePort();
@@ -36,8 +38,23 @@ async function traced(root: string): Promise<{ calls: readonly SystemCall[]; req
     const args = ['apps/cli/main.ts', 'api', '--data', join(folder, 'data'), '--port', String(port)];
     const child = spawn(
       serverFile('strace'),
-      ['-f', '-yy', '-s', '96', '-e', TRACED, '-o', trace, process.execPath, ...args, '--redis-url', `unix:${folder}/none`],
-      { cwd: root, env: { ...cleanEnvironment(), UV_THREADPOOL_SIZE: '4' }, stdio: ['ignore', 'ignore', 'inherit'], detached: true },
+      [
+        '-f',
+        '-yy',
+        '-s',
+        '96',
+        '-e',
+        TRACED,
+        '-o',
+        trace,
+        process.execPath,
+        ...args,
+        '--redis-url',
+        `unix:${folder}/none`,
+        '--log-level',
+        'silent',
+      ],
+      { cwd: root, env: { ...cleanEnvironment(), UV_THREADPOOL_SIZE: '4' }, stdio: 'ignore', detached: true },
     );
     watch(child);
     const exited = once(child, 'exit');
@@ -55,27 +72,51 @@ async function traced(root: string): Promise<{ calls: readonly SystemCall[]; req
 }
 
 async function sendAll(origin: string): Promise<readonly Requested[]> {
-  for (let tries = 0; !(await fetch(`${origin}/health`).then((reply) => reply.ok, () => false)); tries++) {
+  // asks for what is not there, so that the answers counted later are those to the requests below
+  for (
+    let tries = 0;
+    !(await fetch(`${origin}/none`).then(
+      () => true,
+      () => false,
+    ));
+    tries++
+  ) {
     if (tries > READY_TRIES) throw new Error('the API did not become ready under strace');
     await sleep(50);
   }
   const artifacts = `${origin}/api/2.0/mlflow-artifacts/artifacts`;
   const requested: Requested[] = [];
-  for (const [label, bytes] of [['small', 65_536], ['empty', 0], ['big', BIG_BYTES]] as const) {
+  const labels = [
+    ['small', 65_536],
+    ['empty', 0],
+    ['big', BIG_BYTES],
+  ] as const;
+  for (const [nth, [label, bytes]] of labels.entries()) {
     const body = randomBytes(bytes);
     const etag = createHash('sha256').update(body).digest('hex').slice(0, 8);
     const put = await fetch(`${artifacts}/runs/${label}-${etag}/model.bin`, { method: 'PUT', body });
     expect(put.status).toBe(200);
-    requested.push({ name: `200 for a ${label} file`, expected: expectation('HTTP/1.1 200', `/${label}-${etag}/model.bin`) });
+    requested.push({
+      name: `200 for a ${label} file`,
+      expected: expectation('HTTP/1.1 200', nth, `/${label}-${etag}/model.bin`),
+    });
     const sent = await fetch(`${origin}/api/v1/uploads/later/${label}.bin`, { method: 'PUT', body });
     expect(sent.status).toBe(202);
     const id = sent.headers.get('location')!.split('/').at(-1)!;
-    requested.push({ name: `202 for a ${label} file`, expected: expectation('HTTP/1.1 202', `/staging/${id}`) });
+    requested.push({
+      name: `202 for a ${label} file`,
+      expected: expectation('HTTP/1.1 202', nth, `/staging/${id}`),
+    });
   }
   return requested;
 }
 
-const expectation = (answer: string, published: string): Expectation => ({ answer, published, ledgerLog: 'ledger.db-wal' });
+const expectation = (answer: string, nth: number, published: string): Expectation => ({
+  answer,
+  nth,
+  published,
+  ledgerLog: 'ledger.db-wal',
+});
 
 /** One step taken out of the source, and what the trace must then show. */
 const MUTATIONS = [
@@ -124,21 +165,23 @@ requireServer('strace')('under strace', () => {
     expect(violations).toEqual([]);
   });
 
-  test.each(MUTATIONS)('without $step in the source it is found: $found', async ({ file, find, instead, found }) => {
-    const copy = mkdtempSync(join(tmpdir(), 'longshore-mutated-'));
-    try {
-      for (const part of ['apps', 'lib', 'workers', 'package.json'])
-        cpSync(join(ROOT, part), join(copy, part), { recursive: true });
-      symlinkSync(join(ROOT, 'node_modules'), join(copy, 'node_modules'));
-      const source = readFileSync(join(copy, file), 'utf8');
-      expect(source.split(find), `${file} has the step once`).toHaveLength(2);
-      writeFileSync(join(copy, file), source.replace(find, instead));
-      const mutated = await traced(copy);
-      const violations = mutated.requested.map(({ expected }) => orderViolation(mutated.calls, expected));
-      expect(violations).toContain(found);
-    } finally {
-      rmSync(copy, { recursive: true, force: true });
-    }
-  });
+  test.each(MUTATIONS)(
+    'without $step in the source it is found: $found',
+    async ({ file, find, instead, found }) => {
+      const copy = mkdtempSync(join(tmpdir(), 'longshore-mutated-'));
+      try {
+        for (const part of ['apps', 'lib', 'workers', 'package.json'])
+          cpSync(join(ROOT, part), join(copy, part), { recursive: true });
+        symlinkSync(join(ROOT, 'node_modules'), join(copy, 'node_modules'));
+        const source = readFileSync(join(copy, file), 'utf8');
+        expect(source.split(find), `${file} has the step once`).toHaveLength(2);
+        writeFileSync(join(copy, file), source.replace(find, instead));
+        const mutated = await traced(copy);
+        const violations = mutated.requested.map(({ expected }) => orderViolation(mutated.calls, expected));
+        expect(violations).toContain(found);
+      } finally {
+        rmSync(copy, { recursive: true, force: true });
+      }
+    },
+  );
 });
-

@@ -44,9 +44,13 @@ function prepare(given: Given): { config: Given; folder: string; root: string } 
   return { config, folder, root };
 }
 
-export async function startApi(given: Given = {}): Promise<Api> {
+/** @param env what the API takes for its environment: that of an S3 server, say */
+export async function startApi(given: Given = {}, env: Readonly<Record<string, string>> = {}): Promise<Api> {
   const { config, folder, root } = prepare(given);
-  const running = await runApi(configOf(config));
+  const running = await runApi(configOf(config, env)).catch((error: unknown) => {
+    rmSync(folder, { recursive: true, force: true });
+    throw error;
+  });
   return api(running.url, folder, root, () => running.close());
 }
 

@@ -18,14 +18,13 @@ import type {
 /** Passes everything on. */
 class Around implements Driver {
   protected readonly inner: Driver;
+  readonly multipart?: Multipart;
   constructor(inner: Driver) {
     this.inner = inner;
+    if (inner.multipart) this.multipart = inner.multipart;
   }
   get traits() {
     return this.inner.traits;
-  }
-  get multipart(): Multipart | undefined {
-    return this.inner.multipart;
   }
   head(path: StorePath, call: { signal: AbortSignal }): Promise<FileEntry> {
     return this.inner.head(path, call);

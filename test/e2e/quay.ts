@@ -27,6 +27,8 @@ export interface QuayOptions {
   readonly config?: Partial<Config>;
   /** Puts something around the driver of a store: `artifacts`, `other` or `staging`. */
   readonly around?: (name: string, driver: Driver) => Driver;
+  /** The ledger's; unix time in ms. */
+  readonly clock?: () => number;
 }
 
 export type Quay = Awaited<ReturnType<typeof openQuay>>;
@@ -39,7 +41,11 @@ export async function openQuay(options: QuayOptions) {
     ...options.config,
   };
   const log = createLog({ level: 'silent', format: 'json', process: 'test' });
-  const ledger = await Ledger.open({ path: join(folder, 'ledger.db'), log });
+  const ledger = await Ledger.open({
+    path: join(folder, 'ledger.db'),
+    log,
+    ...(options.clock && { clock: options.clock }),
+  });
   const buffers = new BufferPool({ budgetBytes: 64 * MIB, slabBytes: MIB });
   const open = (name: string): Store => {
     const root = join(folder, name);

@@ -6,6 +6,7 @@ import { runApi } from '../../apps/api/main.ts';
 import { type TransferView, transferView } from '../../apps/api/schemas.ts';
 import { type Config, configOf } from '../../lib/config.ts';
 import { runWorker } from '../../workers/main.ts';
+import type { Timings } from '../../workers/pool.ts';
 import { type RedisServer, startRedis } from '../servers/redis.ts';
 
 type Given = Partial<{ -readonly [K in keyof Config]: unknown }>;
@@ -73,8 +74,8 @@ export class Service {
     this.#api = undefined;
   }
 
-  async startWorker(): Promise<void> {
-    this.#worker = await runWorker(configOf(this.#config));
+  async startWorker(timings?: Timings): Promise<void> {
+    this.#worker = await runWorker(configOf(this.#config), timings);
   }
 
   async stopWorker(): Promise<void> {

@@ -234,3 +234,24 @@ describe('the list of transfers', () => {
     expect(pages.length).toBeGreaterThanOrEqual(3);
   });
 });
+
+describe('an upload that is broken off', () => {
+  test('leaves neither bytes nor a transfer behind', async () => {
+    const stagedBefore = service.staged().sort();
+    const before = await (await service.fetch('/api/v1/transfers?limit=1')).text();
+    const stop = new AbortController();
+    const body = new ReadableStream<Uint8Array>({
+      start(controller) {
+        for (let n = 0; n < 40; n++) controller.enqueue(new Uint8Array(1_000_000));
+      },
+    });
+    const init = { method: 'PUT', body, duplex: 'half', signal: stop.signal } as RequestInit;
+    const answer = service.fetch('/api/v1/uploads/cut.bin', init).catch((error: Error) => error.name);
+    // more than is held in memory, so a hidden file is there by now
+    await expect.poll(() => service.staged().length).toBeGreaterThan(stagedBefore.length);
+    stop.abort();
+    expect(await answer).toBe('AbortError');
+    await expect.poll(() => service.staged().sort()).toEqual(stagedBefore);
+    expect(await (await service.fetch('/api/v1/transfers?limit=1')).text()).toBe(before);
+  });
+});

@@ -6,7 +6,7 @@ import { pushCancel } from '../../lib/jobs/control.ts';
 import { type RedisServer, startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
 import { Gate, Trouble } from './around.ts';
-import { eventually, openQuay, type Quay, type QuayOptions } from './quay.ts';
+import { eventually, openQuay, type Quay, type QuayOptions, TIMINGS } from './quay.ts';
 
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
@@ -86,7 +86,7 @@ requireServer('redis')('a transfer', () => {
     });
     expect(await quay.ended(id)).toMatchObject({
       state: 'failed',
-      attempts: 0,
+      attempts: 1,
       failure: { kind: 'not-found' },
     });
   });
@@ -341,12 +341,22 @@ requireServer('redis')('a transfer', () => {
     expect(quay.bytesAt('w').equals(bytes)).toBe(true);
   });
 
-  test('that Redis forgot is given a new job', async () => {
-    await open();
+  test('that Redis forgot, running or waiting, is given a new job', async () => {
+    const gate = new Gate();
+    await open({
+      config: { uploadConcurrency: 1 },
+      around: (name, driver) => (name === 'staging' ? gate.around(driver) : driver),
+    });
     await quay.work();
-    const waiting = await quay.accept({ kind: 'upload', to: quay.place('w') }, Buffer.from('never queued'));
-    expect(await quay.ended(waiting.id, 30_000)).toMatchObject({ state: 'succeeded', epoch: 2 });
-    expect(quay.bytesAt('w').toString()).toBe('never queued');
+    const running = await quay.submit({ kind: 'upload', to: quay.place('v') }, randomBytes(1000));
+    await eventually(() => gate.waiting === 1);
+    const waiting = await quay.submit({ kind: 'upload', to: quay.place('w') }, randomBytes(1000));
+    await quay.queue.redis.flushall();
+    await eventually(() => gate.waiting === 0); // its lock is gone: it stops by itself
+    gate.open();
+    for (const { id } of [running, waiting])
+      expect(await quay.ended(id, 40_000)).toMatchObject({ state: 'succeeded', attempts: 0, epoch: 2 });
+    expect(await quay.deps.metrics.text()).toContain('longshore_lock_losses_total{queue="upload"} 1');
   });
 
   test('whose job carries an old epoch, or that has ended, is left alone', async () => {
@@ -359,5 +369,31 @@ requireServer('redis')('a transfer', () => {
     expect((await quay.get(transfer.id)).state).toBe('accepted');
     await quay.queue.submit({ ...transfer, epoch: 2 });
     expect((await quay.ended(transfer.id)).state).toBe('succeeded');
+  });
+
+  test('is stopped when Redis hangs, before another worker could have it, and goes on when Redis answers', async () => {
+    const own = await startRedis();
+    const gate = new Gate();
+    quay = await openQuay({
+      redisUrl: own.url,
+      config: { graceMs: 3000 },
+      around: (name, driver) => (name === 'staging' ? gate.around(driver) : driver),
+    });
+    await quay.work();
+    const { id } = await quay.submit({ kind: 'upload', to: quay.place('w') }, randomBytes(1000));
+    await eventually(() => gate.waiting === 1);
+    process.kill(own.pid, 'SIGSTOP');
+    const hungMs = Date.now();
+    await eventually(() => gate.waiting === 0);
+    expect(Date.now() - hungMs).toBeLessThan(TIMINGS.lockMs);
+    process.kill(own.pid, 'SIGCONT');
+    gate.open();
+    expect(await quay.ended(id, 30_000)).toMatchObject({ state: 'succeeded', attempts: 0 });
+    await own.kill();
+    const closingMs = Date.now();
+    await quay.close();
+    expect(Date.now() - closingMs).toBeLessThan(8000);
+    await own.stop();
+    await open();
   });
 });

@@ -100,10 +100,10 @@ test.each([
   ['{"name":"a"}', 'line 1'],
   ['{"name":"a","kind":"token","hash":"plain-secret","scopes":["read"]}', 'hash'],
   [
-    '{"name":"a","kind":"password","hash":"sha256:' + '0'.repeat(64) + '","scopes":["read"]}',
+    `{"name":"a","kind":"password","hash":"sha256:${'0'.repeat(64)}","scopes":["read"]}`,
     'a password with the hash of a token',
   ],
-  ['{"name":"a","kind":"token","hash":"sha256:' + '0'.repeat(64) + '","scopes":["root"]}', 'scopes'],
+  [`{"name":"a","kind":"token","hash":"sha256:${'0'.repeat(64)}","scopes":["root"]}`, 'scopes'],
   ['[]', 'line 1'],
   ['x', 'not a JSON object on one line'],
 ])('the auth file %j is refused at the start with the reason', async (text, reason) => {

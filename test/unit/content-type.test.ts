@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
-import { contentTypeOf, dispositionOf } from '../../apps/api/content-type.ts';
+import { dispositionOf } from '../../apps/api/content-type.ts';
+import { contentTypeOf } from '../../lib/transfer/media-type.ts';
 
 test.each([
   ['a.txt', 'text/plain'],

@@ -5,11 +5,11 @@ import { hearProgress } from '../../../lib/jobs/progress.ts';
 import { demandSight, maySee } from '../access.ts';
 import type { ApiDeps } from '../deps.ts';
 import { EventHub } from '../event-hub.ts';
-import { EventStream, HEARTBEAT_MS, hasEnded } from '../event-stream.ts';
+import { EventStream, HEARTBEAT_MS } from '../event-stream.ts';
 import { writeError } from '../replies.ts';
 import { eventsQuery, transferId } from '../schemas.ts';
 import { withZod } from '../validation.ts';
-import { TRANSFERS } from '../views.ts';
+import { hasEnded, TRANSFERS } from '../views.ts';
 
 const TAGS = ['events'];
 const STREAM =

@@ -18,7 +18,7 @@ export function registerMetrics(app: FastifyInstance, deps: ApiDeps): void {
     method: 'GET',
     url: '/metrics',
     handler: async (request, reply) => {
-      demand(request.principal, 'read');
+      if (!request.principal.can('operate')) demand(request.principal, 'read');
       await observe(deps);
       return reply.type(deps.metrics.contentType).send(await deps.metrics.text());
     },

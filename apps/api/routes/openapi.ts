@@ -9,6 +9,8 @@ export function registerOpenapi(app: FastifyInstance, deps: ApiDeps): void {
   const routes: DescribedRoute[] = [];
   app.addHook('onRoute', ({ url, method, schema }) => {
     if (schema?.summary !== undefined) routes.push({ url, method, schema });
+    else if (url.startsWith('/api/v1/'))
+      throw new Error(`the route ${url} says nothing of itself: give it a summary`);
   });
   let text: string | undefined;
   app.route({

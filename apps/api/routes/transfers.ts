@@ -9,8 +9,8 @@ import { newTransferId } from '../../../lib/ledger/ids.ts';
 import type { NewTransfer, Place, Transfer } from '../../../lib/ledger/transfer.ts';
 import { placeOf } from '../../../lib/stores/uri.ts';
 import { answerAccepted, deadlineMsOf, enqueue, idempotencyOf, prefixOf } from '../accept.ts';
-import { demandAt, demandControl, demandSight, maySee } from '../access.ts';
-import { demand, type Principal } from '../auth.ts';
+import { demandAt, demandControl, demandPlaces, demandSight, maySee } from '../access.ts';
+import type { Principal } from '../auth.ts';
 import { sendContent } from '../content.ts';
 import type { ApiDeps } from '../deps.ts';
 import { listQuery, submission, transferId, transferList, transferView } from '../schemas.ts';
@@ -22,10 +22,17 @@ const ONE = `${TRANSFERS}/:id`;
 /** Pages looked through for one that has something the caller may see. */
 const MAX_PAGES = 20;
 
+type App = ReturnType<typeof withZod>;
+
 export function registerTransfers(plain: FastifyInstance, deps: ApiDeps): void {
   const app = withZod(plain);
-  const { transfers } = deps.ledger;
+  submitRoute(app, deps);
+  readRoutes(app, deps);
+  changeRoutes(app, deps);
+}
 
+function submitRoute(app: App, deps: ApiDeps): void {
+  const { transfers } = deps.ledger;
   app.post(
     TRANSFERS,
     {
@@ -46,7 +53,10 @@ export function registerTransfers(plain: FastifyInstance, deps: ApiDeps): void {
       answerAccepted(deps, request, reply, await transfers.accept(transfer, idempotency));
     },
   );
+}
 
+function readRoutes(app: App, deps: ApiDeps): void {
+  const { transfers } = deps.ledger;
   app.get(
     TRANSFERS,
     {
@@ -87,6 +97,29 @@ export function registerTransfers(plain: FastifyInstance, deps: ApiDeps): void {
     },
   );
 
+  app.route({
+    method: ['GET', 'HEAD'],
+    url: `${ONE}/content`,
+    schema: {
+      summary: 'The bytes of a finished download',
+      description:
+        'Ranges and conditions are honoured; reading renews the lease. 409 with `Retry-After` until it is ready, 404 once its lease is over.',
+      tags: TAGS,
+      params: transferId,
+      bytes: { gives: 'application/octet-stream' },
+    },
+    handler: async (request, reply) => {
+      const { id } = request.params;
+      const transfer = demandSight(request.principal, id, await transfers.get(id));
+      // to see that there is a transfer is less than to read its bytes, and scopes may have changed since
+      if (transfer.from) demandAt(request.principal, 'read', transfer.from);
+      await sendContent(deps, request, reply, transfer);
+    },
+  });
+}
+
+function changeRoutes(app: App, deps: ApiDeps): void {
+  const { transfers } = deps.ledger;
   app.delete(
     ONE,
     {
@@ -112,23 +145,6 @@ export function registerTransfers(plain: FastifyInstance, deps: ApiDeps): void {
     },
   );
 
-  app.route({
-    method: ['GET', 'HEAD'],
-    url: `${ONE}/content`,
-    schema: {
-      summary: 'The bytes of a finished download',
-      description:
-        'Ranges and conditions are honoured; reading renews the lease. 409 with `Retry-After` until it is ready, 404 once its lease is over.',
-      tags: TAGS,
-      params: transferId,
-      bytes: { gives: 'application/octet-stream' },
-    },
-    handler: async (request, reply) => {
-      const { id } = request.params;
-      await sendContent(deps, request, reply, demandSight(request.principal, id, await transfers.get(id)));
-    },
-  });
-
   app.post(
     `${ONE}/retry`,
     {
@@ -143,7 +159,9 @@ export function registerTransfers(plain: FastifyInstance, deps: ApiDeps): void {
     },
     async (request, reply) => {
       const { id } = request.params;
-      demandControl(request.principal, demandSight(request.principal, id, await transfers.get(id)));
+      const before = demandSight(request.principal, id, await transfers.get(id));
+      demandControl(request.principal, before);
+      if (!request.principal.can('operate')) demandPlaces(request.principal, before);
       const again = retried(id, await transfers.retry(id));
       const prefix = prefixOf(request, deps.config.staticPrefix);
       void reply.code(202).header('location', transferPath(prefix, id)).send(viewOf(again, prefix));
@@ -163,9 +181,7 @@ function planned(
 ): NewTransfer {
   const from = 'from' in asked ? placeIn(deps, 'from', asked.from) : undefined;
   const to = 'to' in asked ? placeIn(deps, 'to', asked.to) : undefined;
-  if (from) demandAt(principal, 'read', from);
-  if (to) demandAt(principal, 'write', to);
-  demand(principal, asked.kind === 'download' ? 'read' : 'write');
+  demandPlaces(principal, { from, to });
   return {
     id: newTransferId(),
     kind: asked.kind,

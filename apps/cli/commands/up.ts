@@ -6,7 +6,7 @@ import { Failure } from '../../../lib/errors.ts';
 import { startEmbeddedRedis } from '../../../lib/jobs/embedded-redis.ts';
 import { tryPort } from '../../listen.ts';
 import { ownDataFolder } from '../data-folder.ts';
-import { say } from '../say.ts';
+import { type Say, say } from '../say.ts';
 import { listenForSignals, type Presses } from '../signals.ts';
 import { type Instance, Keeper, type StartInstance, spawnRole } from '../supervisor.ts';
 import { welcome } from '../welcome.ts';
@@ -59,7 +59,8 @@ class Service {
       const outcome = await Promise.race([started, pressed]);
       if (outcome !== 'pressed') process.stdout.write(welcome(this.#config, outcome));
     } catch (error) {
-      await this.#stop(presses);
+      // why it could not start is all there is to say
+      await this.#stop(presses, () => {});
       throw error;
     }
     await pressed;
@@ -95,8 +96,8 @@ class Service {
   }
 
   /** The API stops accepting, workers hand back what they run, Redis writes what it has. Resolves with the exit code. */
-  async #stop(presses: Presses): Promise<number> {
-    const inOrder = this.#stopInOrder().then(() => 'stopped' as const);
+  async #stop(presses: Presses, tell: Say = say): Promise<number> {
+    const inOrder = this.#stopInOrder(tell).then(() => 'stopped' as const);
     if ((await Promise.race([inOrder, presses.second])) === 'stopped') return 0;
     say('stopping at once; what was accepted goes on at the next start');
     for (const { keeper } of this.#keepers) keeper.kill();
@@ -104,20 +105,16 @@ class Service {
     return new Failure('interrupted', '').rule.exit;
   }
 
-  async #stopInOrder(): Promise<void> {
-    await this.#stopPart(
-      'api',
-      'the API takes nothing new and finishes what is in flight (Ctrl-C again: at once)',
-    );
-    await this.#stopPart('workers', 'the workers hand back what they are at');
-    await this.#stopPart('redis', 'Redis writes what it has');
-    say('stopped');
-  }
-
-  async #stopPart(part: Part, what: string): Promise<void> {
-    const keepers = this.#keepers.filter((kept) => kept.part === part);
-    if (keepers.length > 0) say(`stopping: ${what}`);
-    await Promise.all(keepers.map(({ keeper }) => keeper.stop()));
+  async #stopInOrder(tell: Say): Promise<void> {
+    const stop = async (part: Part, what: string): Promise<void> => {
+      const keepers = this.#keepers.filter((kept) => kept.part === part);
+      if (keepers.length > 0) tell(`stopping: ${what}`);
+      await Promise.all(keepers.map(({ keeper }) => keeper.stop()));
+    };
+    await stop('api', 'the API takes nothing new and finishes what is in flight (Ctrl-C again: at once)');
+    await stop('workers', 'the workers hand back what they are at');
+    await stop('redis', 'Redis writes what it has');
+    tell('stopped');
   }
 }
 
@@ -126,9 +123,9 @@ async function untilReady(url: string): Promise<void> {
   const deadline = Date.now() + READY_MS;
   for (;;) {
     const reply = await fetch(new URL('/ready', url), { signal: AbortSignal.timeout(READY_MS) });
-    const text = await reply.text();
-    if (reply.ok) return;
-    if (Date.now() > deadline) return say(`not ready yet: ${text.trim().replaceAll(/\s*\n\s*/g, ' ')}`);
+    if (reply.ok) return void (await reply.body?.cancel());
+    const { problems } = (await reply.json()) as { problems: Readonly<Record<string, string>> };
+    if (Date.now() > deadline) return say(`not ready yet: ${Object.values(problems).join('; ')}`);
     await sleep(LOOK_MS);
   }
 }

@@ -5,8 +5,6 @@ import type { ColumnTypes } from '../engine.ts';
 // Migrations are history: they name tables and states by themselves, never through today's types.
 type AnySchema = Kysely<unknown>;
 
-const UNENDED = sql<boolean>`state in ('accepted', 'running', 'publishing')`;
-
 export async function up(db: AnySchema, types: ColumnTypes): Promise<void> {
   await transfers(db, types);
   await transferIndexes(db);
@@ -17,7 +15,7 @@ export async function up(db: AnySchema, types: ColumnTypes): Promise<void> {
 async function transfers(db: AnySchema, types: ColumnTypes): Promise<void> {
   await db.schema
     .createTable('transfers')
-    .addColumn('seq', 'integer', (c) => c.primaryKey())
+    .addColumn('seq', types.key, (c) => c.primaryKey())
     .addColumn('id', 'text', (c) => c.notNull().unique())
     .addColumn('kind', 'text', (c) => c.notNull())
     .addColumn('state', 'text', (c) => c.notNull())
@@ -47,6 +45,7 @@ async function transfers(db: AnySchema, types: ColumnTypes): Promise<void> {
     .addColumn('failure_kind', 'text')
     .addColumn('failure_message', 'text')
     .addColumn('result', 'text')
+    .addColumn('outcome', 'text')
     .addColumn('staged_until_ms', 'bigint')
     .addColumn('staged_bytes', 'bigint', (c) => c.notNull())
     .execute();
@@ -62,26 +61,36 @@ async function transferIndexes(db: AnySchema): Promise<void> {
   await index('from', ['from_store', 'seq']).where('from_store', 'is not', null).execute();
   await index('to', ['to_store', 'seq']).where('to_store', 'is not', null).execute();
   await index('accepted', ['accepted_ms', 'seq']).execute();
-  // For the order on a target: who is publishing (one at most), who is unended, who succeeded later.
+  // For the order on a target: who is publishing (one at most), who is unended, what landed later, which trees
+  // there are.
   await index('publishing', ['to_store', 'to_path'])
     .unique()
     .where(sql<boolean>`state = 'publishing'`)
     .execute();
-  await index('unended_target', ['to_store', 'to_path']).where(UNENDED).execute();
-  await index('target', ['to_store', 'to_path', 'seq']).execute();
+  await index('unended_target', ['to_store', 'to_path']).where('ended_ms', 'is', null).execute();
+  await index('landed', ['to_store', 'to_path', 'seq']).where('outcome', 'is not', null).execute();
+  await index('trees', ['to_path']).where(sql<boolean>`to_tree = 1`).execute();
   // For the reconciler and gc.
-  await index('unended', ['queued_ms', 'id']).where(UNENDED).execute();
-  await index('deadline', ['deadline_ms']).where(UNENDED).execute();
-  await index('waiting', ['accepted_ms']).where(sql<boolean>`state = 'accepted'`).execute();
-  await index('staged', ['staged_until_ms', 'staged_bytes']).where('staged_until_ms', 'is not', null).execute();
-  await index('ended', ['ended_ms']).where('ended_ms', 'is not', null).execute();
+  await index('unended', ['queued_ms', 'id']).where('ended_ms', 'is', null).execute();
+  await index('deadline', ['deadline_ms']).where('ended_ms', 'is', null).execute();
+  await index('waiting', ['accepted_ms'])
+    .where('started_ms', 'is', null)
+    .where('ended_ms', 'is', null)
+    .execute();
+  await index('staged', ['staged_until_ms', 'staged_bytes'])
+    .where('staged_until_ms', 'is not', null)
+    .execute();
+  await index('ended', ['ended_ms', 'kind']).where('ended_ms', 'is not', null).execute();
 }
 
-/** Rows that come and go with a transfer, save events: an event is inserted before the transfer that takes its number. */
+/**
+ * Rows that come and go with a transfer, save events: an event is inserted before the transfer that takes its
+ * number.
+ */
 async function belongings(db: AnySchema, types: ColumnTypes): Promise<void> {
   await db.schema
     .createTable('events')
-    .addColumn('seq', 'integer', types.counted)
+    .addColumn('seq', types.key, types.counted)
     .addColumn('transfer_id', 'text', (c) => c.notNull())
     .addColumn('state', 'text', (c) => c.notNull())
     .addColumn('at_ms', 'bigint', (c) => c.notNull())
@@ -104,7 +113,7 @@ async function belongings(db: AnySchema, types: ColumnTypes): Promise<void> {
     .addColumn('transfer_id', 'text', (c) => c.notNull().references('transfers.id').onDelete('cascade'))
     .addColumn('key', 'text', (c) => c.notNull())
     .addColumn('value', 'text', (c) => c.notNull())
-    .addColumn('seq', 'integer', (c) => c.notNull())
+    .addColumn('seq', 'bigint', (c) => c.notNull())
     .addPrimaryKeyConstraint('transfer_labels_key', ['transfer_id', 'key'])
     .execute();
   await db.schema

@@ -19,7 +19,10 @@ export async function migrate(engine: Engine): Promise<void> {
   const migrator = new Migrator({ db: engine.writing, provider: { getMigrations: async () => known } });
   for (const done of await executed(engine))
     if (!(done in known))
-      throw new Failure('invalid', `could not open the ledger: it has ${done}, which this version does not know; run the version that made it, or a newer one`);
+      throw new Failure(
+        'invalid',
+        `could not open the ledger: it has ${done}, which this version does not know; run the version that made it, or a newer one`,
+      );
   const { error } = await migrator.migrateToLatest();
   if (error) throw error;
 }

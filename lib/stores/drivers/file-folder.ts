@@ -143,6 +143,7 @@ export class Folders {
       const parent = empty.slice(0, Math.max(0, slash)) as StorePath;
       try {
         await this.use(parent, false, (folder) => rmdir(folder.at(empty.slice(slash + 1))));
+        this.#open.delete(empty);
       } catch {
         return; // not empty, or in use: it stays
       }

@@ -45,13 +45,17 @@ export async function* leftoversIn(
         if (only === undefined && name.isDirectory()) waiting.push(joinPath(dir, name.name as StorePath));
       const hidden = names.filter((name) => name.isFile() && isHiddenName(name.name));
       if (hidden.length === 0) continue;
-      yield await folders.use(dir, false, async (folder) => {
+      const looked = folders.use(dir, false, async (folder) => {
         const found = [];
         for (const { name } of hidden) {
           const facts = await stat(folder.at(name)).catch(() => undefined);
           if (facts) found.push({ path: joinPath(dir, name as StorePath), modifiedMs: facts.mtimeMs });
         }
         return found;
+      });
+      yield await looked.catch((error: unknown) => {
+        if (isGone(error)) return [];
+        throw error;
       });
     }
   }

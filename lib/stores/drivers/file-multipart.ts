@@ -18,7 +18,14 @@ import type {
 } from '../driver.ts';
 import { codeOf, type Folder, type Folders } from './file-folder.ts';
 import { leftoversIn } from './file-list.ts';
-import { createSibling, publishSibling, siblingName, withSibling, writeAll } from './file-publish.ts';
+import {
+  createSibling,
+  type Publishers,
+  publishSibling,
+  siblingName,
+  withSibling,
+  writeAll,
+} from './file-publish.ts';
 
 const RECORD_SUFFIX = '.parts';
 const MIB = 1024 * 1024;
@@ -33,11 +40,13 @@ export class FileMultipart implements Multipart {
     order: 'any',
   } as const;
   readonly #folders: Folders;
+  readonly #publishers: Publishers;
   /** Siblings begun here and not ended: opened once instead of for each part. */
-  readonly #handles = new Map<string, Promise<FileHandle>>();
+  readonly #handles = new Map<string, FileHandle>();
 
-  constructor(folders: Folders) {
+  constructor(folders: Folders, publishers: Publishers) {
     this.#folders = folders;
+    this.#publishers = publishers;
   }
 
   begin(path: StorePath, call: WriteCall): Promise<Upload> {
@@ -50,9 +59,10 @@ export class FileMultipart implements Multipart {
       } catch (error) {
         await handle.close();
         await unlinkAll(folder, [id, id + RECORD_SUFFIX]);
+        await this.#folders.prune(parentOf(path));
         throw error;
       }
-      this.#handles.set(keyOf({ path, id }), Promise.resolve(handle));
+      this.#handles.set(keyOf({ path, id }), handle);
       return { path, id };
     });
   }
@@ -63,17 +73,8 @@ export class FileMultipart implements Multipart {
     body: Body,
     call: Call,
   ): Promise<Receipt> {
-    const handle = await this.#open(upload);
-    let size = 0;
-    const opened = body.open();
-    if (Array.isArray(opened)) {
-      size = await writeAll(handle, opened as readonly Uint8Array[], offset);
-    } else {
-      for await (const chunk of opened) {
-        call.signal.throwIfAborted();
-        size += await writeAll(handle, [chunk], offset + size);
-      }
-    }
+    call.signal.throwIfAborted();
+    const size = await this.#written(upload, offset, body, call.signal);
     call.signal.throwIfAborted();
     if (size !== body.size) throw new Failure('corrupt', `part ${number} had ${size} bytes of ${body.size}`);
     const receipt: Receipt = {
@@ -109,17 +110,22 @@ export class FileMultipart implements Multipart {
     whole: { readonly size: number },
     call: WriteCall,
   ): Promise<FileEntry> {
+    call.signal.throwIfAborted();
     assertGapless(receipts, whole.size);
-    const handle = await this.#open(upload);
-    this.#handles.delete(keyOf(upload)); // it is closed below: who tries again opens anew
-    const facts = await handle.stat();
-    if (facts.size !== whole.size)
-      throw new Failure('corrupt', `the parts are ${facts.size} bytes together, not ${whole.size}`);
     return this.#in(upload, async (folder) => {
-      const name = baseName(upload.path);
-      const entry = await publishSibling(folder, upload.id, handle, { path: upload.path, name }, call);
-      await unlinkAll(folder, [upload.id + RECORD_SUFFIX]);
-      return entry;
+      const target = { path: upload.path, name: baseName(upload.path) };
+      const handle = this.#handles.get(keyOf(upload)) ?? (await open(folder.at(upload.id), NO_CREATE));
+      this.#handles.delete(keyOf(upload)); // publishing closes it, and a second try opens its own
+      try {
+        const { size } = await handle.stat();
+        if (size !== whole.size)
+          throw new Failure('corrupt', `the parts are ${size} bytes together, not ${whole.size}`);
+        const entry = await publishSibling(folder, upload.id, handle, target, call, this.#publishers);
+        await unlinkAll(folder, [upload.id + RECORD_SUFFIX]);
+        return entry;
+      } finally {
+        await handle.close().catch(() => undefined); // closed already where it was published
+      }
     });
   }
 
@@ -127,7 +133,7 @@ export class FileMultipart implements Multipart {
     call.signal.throwIfAborted();
     const handle = this.#handles.get(keyOf(upload));
     this.#handles.delete(keyOf(upload));
-    await (await handle?.catch(() => undefined))?.close().catch(() => undefined);
+    await handle?.close().catch(() => undefined); // closed already where it was published
     try {
       await this.#in(upload, (folder) => unlinkAll(folder, [upload.id, upload.id + RECORD_SUFFIX]));
       await this.#folders.prune(parentOf(upload.path));
@@ -151,7 +157,7 @@ export class FileMultipart implements Multipart {
   }
 
   async close(): Promise<void> {
-    for (const handle of this.#handles.values()) await (await handle.catch(() => undefined))?.close();
+    for (const handle of this.#handles.values()) await handle.close();
     this.#handles.clear();
   }
 
@@ -177,15 +183,22 @@ export class FileMultipart implements Multipart {
     return this.#folders.use(parentOf(upload.path), false, work);
   }
 
-  #open(upload: Upload): Promise<FileHandle> {
-    const key = keyOf(upload);
-    let handle = this.#handles.get(key);
-    if (!handle) {
-      handle = this.#in(upload, (folder) => open(folder.at(upload.id), NO_CREATE));
-      this.#handles.set(key, handle);
-      handle.catch(() => this.#handles.delete(key));
+  /** How many bytes `body` had, all of them written from `offset` on. */
+  async #written(upload: Upload, offset: number, body: Body, signal: AbortSignal): Promise<number> {
+    const begunHere = this.#handles.get(keyOf(upload));
+    const handle = begunHere ?? (await this.#in(upload, (folder) => open(folder.at(upload.id), NO_CREATE)));
+    try {
+      const opened = body.open();
+      if (Array.isArray(opened)) return await writeAll(handle, opened as readonly Uint8Array[], offset);
+      let size = 0;
+      for await (const chunk of opened) {
+        signal.throwIfAborted();
+        size += await writeAll(handle, [chunk], offset + size);
+      }
+      return size;
+    } finally {
+      if (!begunHere) await handle.close();
     }
-    return handle;
   }
 }
 

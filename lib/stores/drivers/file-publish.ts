@@ -9,6 +9,7 @@ import { codeOf, type Folder, type Folders } from './file-folder.ts';
 
 const CREATE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const MODE = 0o666;
+const PUBLISHERS = 1000;
 
 /** Unique, so that two workers with one job never touch each other's. */
 export const siblingName = (token: string): string =>
@@ -64,6 +65,28 @@ export async function writeAll(
 }
 
 /**
+ * Who published what, as long as this process runs and for the last so many: enough to tell our own file from another's
+ * when a reply was lost on its way up.
+ */
+export class Publishers {
+  readonly #tokens = new Map<StorePath, { readonly etag: string; readonly token: string }>();
+
+  note({ path, etag }: FileEntry, token: string): void {
+    this.#tokens.delete(path); // so that it moves to the end
+    this.#tokens.set(path, { etag, token });
+    if (this.#tokens.size <= PUBLISHERS) return;
+    const [oldest] = this.#tokens.keys();
+    this.#tokens.delete(oldest!);
+  }
+
+  /** `entry` with its token, where that is known. */
+  named(entry: FileEntry): FileEntry {
+    const known = this.#tokens.get(entry.path);
+    return known?.etag === entry.etag ? { ...entry, token: known.token } : entry;
+  }
+}
+
+/**
  * Makes the sibling's bytes durable, gives it its name, makes the name durable. Everything that can fail for want of
  * space or rights has failed before the rename.
  */
@@ -73,11 +96,14 @@ export async function publishSibling(
   handle: FileHandle,
   target: { readonly path: StorePath; readonly name: string },
   call: WriteCall,
+  publishers: Publishers,
 ): Promise<FileEntry> {
   await handle.sync();
   const facts = await handle.stat({ bigint: true });
   await handle.close();
   call.signal.throwIfAborted();
+  const entry = entryOf(target.path, facts);
+  publishers.note(entry, call.token);
   if (call.ifMatch !== undefined) await assertVersion(folder, target, call.ifMatch);
   if (call.mode === 'create') {
     await link(folder.at(sibling), folder.at(target.name));
@@ -86,7 +112,7 @@ export async function publishSibling(
     await rename(folder.at(sibling), folder.at(target.name));
   }
   await folder.sync();
-  return entryOf(target.path, facts);
+  return publishers.named(entry);
 }
 
 async function assertVersion(

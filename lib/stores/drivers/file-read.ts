@@ -8,12 +8,32 @@ import { entryOf } from './file-publish.ts';
 const CHUNK_BYTES = 512 * 1024;
 
 /** Closes `handle` at the end, however that comes. */
-export async function* fileBytes(
+export function fileBytes(
   handle: FileHandle,
   entry: FileEntry,
   range: ByteRange,
   signal: AbortSignal,
 ): Bytes {
+  const chunks = chunksOf(handle, entry, range, signal);
+  let begun = false;
+  const next = () => {
+    begun = true;
+    return chunks.next();
+  };
+  const stop = async () => {
+    // a generator that was never asked for anything runs no `finally`
+    if (!begun) await handle.close();
+    return chunks.return(undefined);
+  };
+  return { [Symbol.asyncIterator]: () => ({ next, return: stop }) };
+}
+
+async function* chunksOf(
+  handle: FileHandle,
+  entry: FileEntry,
+  range: ByteRange,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array, undefined> {
   let ahead: Promise<Buffer> | undefined;
   try {
     for (let at = range.start; at < range.end; ) {

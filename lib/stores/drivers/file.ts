@@ -31,7 +31,15 @@ import { classifyFileError } from './file-errors.ts';
 import { codeOf, Folders } from './file-folder.ts';
 import { leftoversIn, listFolder } from './file-list.ts';
 import { FileMultipart, unlinkAll } from './file-multipart.ts';
-import { changed, entryOf, publishSibling, siblingName, withSibling, writeAll } from './file-publish.ts';
+import {
+  changed,
+  entryOf,
+  Publishers,
+  publishSibling,
+  siblingName,
+  withSibling,
+  writeAll,
+} from './file-publish.ts';
 import { fileBytes } from './file-read.ts';
 
 /** Not blocking: opening a pipe that nobody writes to would wait for ever. */
@@ -49,10 +57,11 @@ export class FileDriver implements Driver {
   readonly traits: Traits;
   readonly multipart: FileMultipart;
   readonly #folders: Folders;
+  readonly #publishers = new Publishers();
 
   constructor(root: string) {
     this.#folders = new Folders(root);
-    this.multipart = new FileMultipart(this.#folders);
+    this.multipart = new FileMultipart(this.#folders, this.#publishers);
     this.traits = {
       replace: 'atomic',
       createOnly: true,
@@ -71,7 +80,7 @@ export class FileDriver implements Driver {
     call.signal.throwIfAborted();
     const { handle, entry } = await this.#open(path);
     await handle.close();
-    return entry;
+    return this.#publishers.named(entry);
   }
 
   async read(path: StorePath, range: ByteRange | undefined, call: ReadCall): Promise<Reading> {
@@ -96,10 +105,12 @@ export class FileDriver implements Driver {
         if (Array.isArray(opened)) size = await writeAll(handle, opened as readonly Uint8Array[], 0);
         else for await (const chunk of opened) size += await writeAll(handle, [chunk], size);
         if (size !== body.size) throw new Failure('corrupt', `the body had ${size} bytes of ${body.size}`);
-        return await publishSibling(folder, sibling, handle, { path, name: baseName(path) }, call);
+        const target = { path, name: baseName(path) };
+        return await publishSibling(folder, sibling, handle, target, call, this.#publishers);
       } catch (error) {
         await handle.close().catch(() => undefined); // closed already where the rename failed
         await unlinkAll(folder, [sibling]);
+        await this.#folders.prune(parentOf(path));
         throw error;
       }
     });
@@ -161,7 +172,10 @@ export class FileDriver implements Driver {
   /** A regular file inside the root, by what was opened and not by what its path said. */
   async #open(path: StorePath): Promise<{ readonly handle: FileHandle; readonly entry: FileEntry }> {
     const file = join(this.#folders.root, path);
-    const handle = await open(file, READ_FLAGS);
+    const handle = await open(file, READ_FLAGS).catch((error: unknown) => {
+      if (codeOf(error) !== 'ENOTDIR') throw error;
+      throw new Failure('not-found', `no such file: a directory above ${path} is a file`, { path });
+    });
     try {
       this.#folders.assertInside(await this.#folders.realPathOf(handle, file), path);
       const facts = await handle.stat({ bigint: true });

@@ -142,6 +142,7 @@ export class MemoryDriver implements Driver {
 
   #multipart(goodBytes: number): Multipart {
     const uploads = this.#uploads;
+    const minBytes = Math.min(goodBytes, 5 * MIB);
     const find = (upload: Upload) => {
       const found = uploads.get(upload.id);
       if (!found || found.path !== upload.path) throw new MemoryError('not-found', 'no such upload');
@@ -149,7 +150,7 @@ export class MemoryDriver implements Driver {
     };
     return {
       limits: {
-        minBytes: Math.min(goodBytes, 5 * MIB),
+        minBytes,
         maxBytes: 5 * 1024 * MIB,
         maxParts: 10_000,
         goodBytes,
@@ -177,6 +178,8 @@ export class MemoryDriver implements Driver {
       },
       finish: async (upload, receipts, whole, call) => {
         const { parts } = find(upload);
+        if (receipts.slice(0, -1).some(({ size }) => size < minBytes))
+          throw new MemoryError('invalid', `a part that is not the last has fewer than ${minBytes} bytes`);
         const bytes = Buffer.concat(
           receipts.map(({ number, etag }) => {
             const part = parts.get(number);

@@ -1,4 +1,5 @@
 /** One bucket and prefix on one S3 server: the SDK's client set up for our layers, keys, and what every call carries. */
+import { Readable } from 'node:stream';
 import {
   type GetObjectCommandInput,
   type PutObjectCommandInput,
@@ -8,7 +9,7 @@ import {
 import { Failure } from '../../errors.ts';
 import { parsePath, type StorePath } from '../../path.ts';
 import type { WriteCall } from '../driver.ts';
-import type { S3Settings } from './s3-config.ts';
+import { refuseDoubledBucket, type S3Settings } from './s3-config.ts';
 import { S3Error, scrub } from './s3-errors.ts';
 import { Trailed, UndiciHandler } from './s3-http.ts';
 
@@ -57,6 +58,7 @@ export class S3Connection {
   readonly #objectArgs: Partial<PutObjectCommandInput>;
 
   constructor(place: S3Place, settings: S3Settings) {
+    refuseDoubledBucket(place.bucket, settings);
     this.place = place;
     const { ExpectedBucketOwner, RequestPayer, Expires, ObjectLockRetainUntilDate, ...args } =
       settings.extraArgs;
@@ -209,21 +211,21 @@ export function crcOf(text: string | undefined): number | undefined {
 export const decodeKey = (key: string, encoding: string | undefined): string =>
   encoding === 'url' ? decodeURIComponent(key.replaceAll('+', ' ')) : key;
 
+export const changed = (cause?: unknown): Failure =>
+  new Failure('precondition', 'the object is not the version that was asked for', {}, { cause });
+export const occupied = (cause?: unknown): Failure =>
+  new Failure('already-exists', 'something is there already', {}, { cause });
+
 /** The failure that a refused condition is, else the error itself. */
 export function refusalOf(error: unknown, call: Pick<WriteCall, 'mode' | 'ifMatch'>): unknown {
   if (!(error instanceof S3Error)) return error;
   const differs = error.code === 'PreconditionFailed' || error.status === 412;
-  if (
-    call.ifMatch !== undefined &&
-    (differs || error.code === 'NoSuchKey' || (error.status === 404 && error.code === ''))
-  )
-    return new Failure(
-      'precondition',
-      'the object is not the version that was asked for',
-      {},
-      { cause: error },
-    );
-  if (call.mode === 'create' && differs)
-    return new Failure('already-exists', 'something is there already', {}, { cause: error });
-  return error;
+  const absent = error.code === 'NoSuchKey' || (error.status === 404 && error.code === '');
+  if (call.ifMatch !== undefined && (differs || absent)) return changed(error);
+  return call.mode === 'create' && differs ? occupied(error) : error;
+}
+
+/** Frees the connection of an answer whose body nobody reads. */
+export function letGo(body: unknown): void {
+  if (body instanceof Readable) body.on('error', () => undefined).destroy();
 }

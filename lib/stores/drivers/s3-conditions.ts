@@ -4,11 +4,15 @@
  */
 
 import { randomUUID } from 'node:crypto';
-import { DeleteObjectCommand, HeadObjectCommand, PutObjectCommand } from '@aws-sdk/client-s3';
-import { Failure } from '../../errors.ts';
+import {
+  DeleteObjectCommand,
+  GetObjectCommand,
+  HeadObjectCommand,
+  PutObjectCommand,
+} from '@aws-sdk/client-s3';
 import { HIDDEN_PREFIX, type StorePath } from '../../path.ts';
 import type { Call, WriteCall } from '../driver.ts';
-import { bareTag, quotedTag, type S3Connection } from './s3-client.ts';
+import { bareTag, changed, letGo, occupied, quotedTag, type S3Connection, tokenOf } from './s3-client.ts';
 import { S3Error } from './s3-errors.ts';
 
 interface Conditions {
@@ -23,11 +27,9 @@ export async function conditionsFor(s3: S3Connection, path: StorePath, call: Wri
   const { create, match } = s3.facts.conditions;
   if (call.ifMatch !== undefined && match) return { IfMatch: quotedTag(call.ifMatch) };
   if (call.ifMatch === undefined && create) return { IfNoneMatch: '*' };
-  const there = await etagOf(s3, s3.keyOf(path), call);
-  if (call.ifMatch !== undefined && there !== call.ifMatch)
-    throw new Failure('precondition', 'the object is not the version that was asked for');
-  if (call.ifMatch === undefined && there !== undefined)
-    throw new Failure('already-exists', 'something is there already');
+  const there = await etagOf(s3, path, call);
+  if (call.ifMatch !== undefined && there !== call.ifMatch) throw changed();
+  if (call.ifMatch === undefined && there !== undefined) throw occupied();
   return {};
 }
 
@@ -73,10 +75,46 @@ async function prove(s3: S3Connection, call: Call): Promise<{ create: boolean; m
   }
 }
 
-async function etagOf(s3: S3Connection, Key: string, call: Call): Promise<string | undefined> {
+/** Codes of a connection that ended while a body was on its way. */
+const BROKEN: ReadonlySet<string> = new Set(['ECONNRESET', 'EPIPE', 'UND_ERR_SOCKET']);
+
+/**
+ * A server that refuses a body before it has read it may close the connection over its own answer (versitygw does), so
+ * that a refusal looks like a broken line. Asks for the same thing without a body, which answers.
+ */
+export async function reasonBehind(error: unknown, ask: () => Promise<unknown>): Promise<unknown> {
+  if (!(error instanceof S3Error) || !BROKEN.has(error.code)) return error;
+  try {
+    return (await ask()) ?? error;
+  } catch (reason) {
+    return reason instanceof S3Error && reason.status === undefined ? error : reason;
+  }
+}
+
+/** The refusal that a write meets at `path`, if it is one that can be seen from what is there. */
+export async function refusalAt(s3: S3Connection, path: StorePath, call: WriteCall): Promise<unknown> {
+  const { mode, ifMatch } = call;
+  try {
+    const { ETag, Metadata, Body } = await s3.call(call.signal, (client, options) =>
+      client.send(new GetObjectCommand({ ...s3.common, ...s3.sseCustomer, Key: s3.keyOf(path) }), options),
+    );
+    letGo(Body);
+    const ours = tokenOf(Metadata) === call.token; // then it was the answer that was lost
+    if (!ours && ifMatch !== undefined && bareTag(ETag) !== ifMatch) return changed();
+    if (!ours && ifMatch === undefined && mode === 'create') return occupied();
+    return undefined;
+  } catch (error) {
+    if (error instanceof S3Error && error.code === 'NoSuchKey')
+      return ifMatch === undefined ? undefined : changed();
+    throw error;
+  }
+}
+
+/** Undefined where nothing is. */
+export async function etagOf(s3: S3Connection, path: StorePath, call: Call): Promise<string | undefined> {
   try {
     const found = await s3.call(call.signal, (client, options) =>
-      client.send(new HeadObjectCommand({ ...s3.common, ...s3.sseCustomer, Key }), options),
+      client.send(new HeadObjectCommand({ ...s3.common, ...s3.sseCustomer, Key: s3.keyOf(path) }), options),
     );
     return bareTag(found.ETag);
   } catch (error) {

@@ -160,6 +160,18 @@ export function parseEndpoint(given: string, name: string): string {
   return url.origin;
 }
 
+/** An endpoint whose host is already the bucket's own (`bucket.s3.….amazonaws.com`) would have it twice.
+ * @throws Failure `invalid` */
+export function refuseDoubledBucket(bucket: string, { endpoint }: S3Settings): void {
+  if (endpoint === undefined) return;
+  const { protocol, host } = new URL(endpoint);
+  if (host.startsWith(`${bucket}.s3.`) || host.startsWith(`${bucket}.s3-`))
+    refuse(
+      `the endpoint ${host} already names the bucket ${bucket}, so objects would end up under it twice; ` +
+        `set MLFLOW_S3_ENDPOINT_URL to ${protocol}//${host.slice(bucket.length + 1)}, or leave it out for Amazon's own`,
+    );
+}
+
 function flag(env: Env, name: string): boolean {
   const value = (env[name] ?? '').trim().toLowerCase();
   if (value === 'true' || value === '1') return true;

@@ -14,7 +14,6 @@ import {
   DeleteObjectCommand,
   DeleteObjectsCommand,
   GetObjectCommand,
-  type GetObjectCommandOutput,
   HeadObjectCommand,
   ListObjectsV2Command,
   PutObjectCommand,
@@ -38,15 +37,17 @@ import type {
 } from '../driver.ts';
 import {
   bareTag,
+  changed,
   crcOf,
   decodeKey,
+  letGo,
   quotedTag,
   refusalOf,
   S3Connection,
   type S3Place,
   tokenOf,
 } from './s3-client.ts';
-import { conditionsFor } from './s3-conditions.ts';
+import { conditionsFor, reasonBehind, refusalAt } from './s3-conditions.ts';
 import type { S3Settings } from './s3-config.ts';
 import { classifyS3, S3Error, scrub } from './s3-errors.ts';
 import { sendable } from './s3-http.ts';
@@ -78,7 +79,7 @@ export class S3Driver implements Driver {
         return s3.facts.checksWrites ?? true;
       },
       rangedRead: true,
-      emptyDirs: false,
+      emptyDirs: true, // as markers, which other tools make
       fileAndDir: true,
       maxPathBytes: MAX_KEY_BYTES - Buffer.byteLength(s3.prefixOf('' as StorePath)),
       maxNameBytes: MAX_KEY_BYTES,
@@ -103,7 +104,7 @@ export class S3Driver implements Driver {
       const read = await s3.call(call.signal, (client, options) =>
         client.send(new GetObjectCommand({ ...target, Range: 'bytes=0-0' }), options),
       );
-      await endOf(read);
+      letGo(read.Body);
       throw error;
     }
   }
@@ -134,7 +135,7 @@ export class S3Driver implements Driver {
     const length = got.ContentLength ?? 0;
     const answered = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(got.ContentRange ?? '');
     if (range !== undefined && (answered === null || Number(answered[1]) !== range.start)) {
-      await endOf(got);
+      letGo(got.Body);
       throw new Failure('unsupported', 'the server answered another range of bytes than it was asked for');
     }
     const start = range?.start ?? 0;
@@ -148,8 +149,7 @@ export class S3Driver implements Driver {
   /** HTTP has no empty range. */
   async #readNothing(path: StorePath, range: ByteRange, call: ReadCall): Promise<Reading> {
     const entry = await this.head(path, call);
-    if (call.ifMatch !== undefined && call.ifMatch !== entry.etag)
-      throw new Failure('precondition', 'the object is not the version that was asked for');
+    if (call.ifMatch !== undefined && call.ifMatch !== entry.etag) throw changed();
     const start = Math.min(range.start, entry.size);
     return { entry, range: { start, end: start }, bytes: nothing() };
   }
@@ -170,8 +170,8 @@ export class S3Driver implements Driver {
           options,
         ),
       )
-      .catch((error: unknown) => {
-        throw refusalOf(error, call);
+      .catch(async (error: unknown) => {
+        throw refusalOf(await reasonBehind(error, () => refusalAt(s3, path, call)), call);
       });
     const crc32 = crcOf(written.ChecksumCRC32);
     s3.facts.checksWrites = crc32 !== undefined;
@@ -322,14 +322,6 @@ function entryOf(
     modifiedMs: facts.LastModified?.getTime() ?? 0,
     ...(token === undefined ? {} : { token }),
   };
-}
-
-/** Frees the connection of an answer that nobody reads. */
-async function endOf(got: GetObjectCommandOutput): Promise<void> {
-  const body = got.Body as unknown as
-    | { destroy?(): { on?(event: 'error', listener: () => void): void } }
-    | undefined;
-  body?.destroy?.().on?.('error', () => undefined);
 }
 
 async function* nothing(): AsyncGenerator<Uint8Array> {}

@@ -11,7 +11,9 @@ export type StoreOp = OnceOp | SendOp | PagesOp | 'read';
 export type AnyCall = Call & Partial<Pick<WriteCall, 'mode' | 'ifMatch'>>;
 
 /** What pages are of. */
-export type Listed = { readonly path: string; readonly id?: string } | { readonly number: number };
+export type Listed =
+  | { readonly path: string; readonly kind?: string; readonly id?: string }
+  | { readonly number: number };
 
 /** Each hook calls `run` (or `open`) with the signal and body that the driver below is to have. */
 export interface Hooks {
@@ -95,7 +97,8 @@ export function classified(driver: Driver, error: unknown): Classified {
 
 /**
  * `inner` with `pull` around each step. `over` is called once, however it ends: at the end, by an error, or by
- * `return()`, also when that comes before the first step (where a generator's `finally` would not run).
+ * `return()`, also when that comes before the first step (where a generator's `finally` would not run). However it
+ * ends, `inner` is told: a step that was given up may still hold a connection.
  */
 export function tapped<T>(
   inner: AsyncIterable<T>,
@@ -114,12 +117,15 @@ export function tapped<T>(
     const from = (iterator ??= inner[Symbol.asyncIterator]());
     try {
       const step = await pull(() => from.next());
-      if (step.done) end();
-      return step;
+      if (!step.done) return step;
+      end();
     } catch (error) {
       end(error);
+      from.return?.().catch(() => undefined); // not waited for: it may be stuck in the step that was given up
       throw error;
     }
+    await from.return?.();
+    return { done: true, value: undefined };
   };
   const stop = async (): Promise<IteratorResult<T>> => {
     iterator ??= inner[Symbol.asyncIterator]();

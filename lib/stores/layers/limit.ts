@@ -5,10 +5,12 @@ import { around, type Hooks, tapped } from './around.ts';
 
 /**
  * @param connections per process. A reading counts until its bytes end, a listing only while a page of it is fetched,
- *   so that who lists may remove what it is told of.
+ *   so that who lists may remove what it is told of. Readings never hold the last one: whoever writes here what it reads
+ *   here would wait for ever once there are as many of them as connections.
  */
 export function limit(driver: Driver, { connections }: { readonly connections: number }): Driver {
   const slots = new Slots(connections);
+  const readings = new Slots(Math.max(1, connections - 1));
   const during = async <T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> => {
     await slots.take(signal);
     try {
@@ -21,19 +23,22 @@ export function limit(driver: Driver, { connections }: { readonly connections: n
     once: (_op, { signal }, run) => during(signal, () => run(signal)),
     send: (_op, { signal }, body, run) => during(signal, () => run(signal, body)),
     async read(signal, run) {
-      await slots.take(signal);
+      await readings.take(signal);
+      try {
+        await slots.take(signal);
+      } catch (error) {
+        readings.give();
+        throw error;
+      }
+      const over = (): void => {
+        slots.give();
+        readings.give();
+      };
       try {
         const reading = await run(signal);
-        return {
-          ...reading,
-          bytes: tapped(
-            reading.bytes,
-            (next) => next(),
-            () => slots.give(),
-          ),
-        };
+        return { ...reading, bytes: tapped(reading.bytes, (next) => next(), over) };
       } catch (error) {
-        slots.give();
+        over();
         throw error;
       }
     },

@@ -1,4 +1,5 @@
 /** Tells how long each call took and how it ended. Above `stall` and below `retry`: every try is one call. */
+import { stopReason } from '../../deadline.ts';
 import type { FailureKind } from '../../errors.ts';
 import type { Body, Driver } from '../driver.ts';
 import { around, classified, type Hooks, type StoreOp, tapped } from './around.ts';
@@ -10,14 +11,15 @@ export interface Meter {
 }
 
 export function meter(driver: Driver, to: Meter): Driver {
-  const timed = async <T>(op: StoreOp, work: () => Promise<T>): Promise<T> => {
+  const timed = async <T>(op: StoreOp, signal: AbortSignal, work: () => Promise<T>): Promise<T> => {
     const began = performance.now();
     try {
       const result = await work();
       to.observe(op, performance.now() - began, 'ok');
       return result;
     } catch (error) {
-      to.observe(op, performance.now() - began, classified(driver, error).kind);
+      const { kind } = signal.aborted ? stopReason(signal) : classified(driver, error);
+      to.observe(op, performance.now() - began, kind);
       throw error;
     }
   };
@@ -29,10 +31,10 @@ export function meter(driver: Driver, to: Meter): Driver {
     },
   });
   const hooks: Hooks = {
-    once: (op, { signal }, run) => timed(op, () => run(signal)),
-    send: (op, { signal }, body, run) => timed(op, () => run(signal, counted(body))),
+    once: (op, { signal }, run) => timed(op, signal, () => run(signal)),
+    send: (op, { signal }, body, run) => timed(op, signal, () => run(signal, counted(body))),
     async read(signal, run) {
-      const reading = await timed('read', () => run(signal));
+      const reading = await timed('read', signal, () => run(signal));
       const bytes = tapped(reading.bytes, async (next) => {
         const step = await next();
         if (!step.done) to.bytes('read', step.value.length);
@@ -40,7 +42,7 @@ export function meter(driver: Driver, to: Meter): Driver {
       });
       return { ...reading, bytes };
     },
-    pages: (op, signal, open) => tapped(open(signal), (next) => timed(op, next)),
+    pages: (op, signal, open) => tapped(open(signal), (next) => timed(op, signal, next)),
   };
   return around(driver, hooks);
 }

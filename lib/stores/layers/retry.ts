@@ -1,11 +1,12 @@
 /**
  * The only retry below a job. It tries again what may pass (unavailable, timeout, busy for a moment, corrupt), a few
  * times, after a capped delay with full jitter, or the one the store asked for. Bodies are opened anew for each try;
- * a reading that breaks goes on at its offset, from the same version. What is not tried again here is a conditional
- * publish whose reply was lost: the second try would trip over the first, so the caller settles that by looking.
+ * a reading that breaks goes on at its offset, from the same version. Two calls are tried again only where the store
+ * says that it did nothing: a conditional publish, whose second try would trip over the first (the caller settles that
+ * by looking), and the begin of an upload, whose first one nobody would ever know of.
  */
 import pRetry from 'p-retry';
-import { pause } from '../../deadline.ts';
+import { pause, throwIfAborted } from '../../deadline.ts';
 import { Failure, type FailureKind } from '../../errors.ts';
 import type { Bytes, Driver, ReadCall, Reading } from '../driver.ts';
 import { type AnyCall, around, classified, type Hooks, type Listed, type StoreOp, tapped } from './around.ts';
@@ -74,11 +75,13 @@ async function retrying<T>(
   work: () => Promise<T>,
 ): Promise<T> {
   const publishes = op === 'write' || op === 'finish';
-  const kinds = publishes && (call.mode === 'create' || call.ifMatch !== undefined) ? NOTHING_DONE : AGAIN;
+  const conditional = publishes && (call.mode === 'create' || call.ifMatch !== undefined);
+  const kinds = conditional || op === 'begin' ? NOTHING_DONE : AGAIN;
+  throwIfAborted(call.signal);
+  // p-retry is not told of the signal: it would throw away what a call brought back just as the signal fired
   return pRetry(work, {
     retries: opts.tries - 1,
     minTimeout: 0, // the delay is ours: p-retry's own jitter never goes below its base
-    signal: call.signal,
     async shouldRetry({ error, attemptNumber }) {
       const { kind, retryAfterMs = 0 } = classified(driver, error);
       if (!kinds.has(kind) || retryAfterMs > opts.capMs || call.signal.aborted) return false;
@@ -106,10 +109,12 @@ function resumedBytes(driver: Driver, again: Retry, first: Reading, call: ReadCa
     if (broken) await reopen();
     try {
       const step = await iterator.next();
-      if (step.done && at < range.end) throw endedEarly(range.end - at);
+      const end = at + (step.done ? 0 : step.value.length);
+      if (end > range.end || (step.done && end < range.end)) throw wrongLength(end - range.end);
       return step;
     } catch (error) {
       broken = true;
+      iterator.return?.().catch(() => undefined); // not waited for: it may be what is stuck
       throw error;
     }
   };
@@ -117,7 +122,7 @@ function resumedBytes(driver: Driver, again: Retry, first: Reading, call: ReadCa
     [Symbol.asyncIterator]: () => ({
       async next() {
         const taken = await again('read', call, step).catch((error: unknown) => {
-          throw replacedMeanwhile(driver, error, at > range.start);
+          throw replacedMeanwhile(driver, error);
         });
         if (!taken.done) at += taken.value.length;
         return taken;
@@ -131,13 +136,16 @@ function resumedBytes(driver: Driver, again: Retry, first: Reading, call: ReadCa
   return tapped(source, (next) => next());
 }
 
-const endedEarly = (missing: number): Failure =>
-  new Failure('corrupt', `the store ended ${missing} bytes early`);
+const wrongLength = (difference: number): Failure =>
+  new Failure(
+    'corrupt',
+    `the store sent ${Math.abs(difference)} bytes ${difference < 0 ? 'less' : 'more'} than it announced`,
+  );
 
-/** Reading it all again may work, so this is not the condition of a caller that does not hold. */
-function replacedMeanwhile(driver: Driver, error: unknown, begun: boolean): unknown {
+/** Reading it all again may work: it was there, and as the caller wanted it, when the reading was opened. */
+function replacedMeanwhile(driver: Driver, error: unknown): unknown {
   const { kind } = classified(driver, error);
-  if (!begun || (kind !== 'precondition' && kind !== 'not-found')) return error;
+  if (kind !== 'precondition' && kind !== 'not-found') return error;
   return new Failure(
     'unavailable',
     'it was replaced or removed while it was being read',
@@ -147,7 +155,7 @@ function replacedMeanwhile(driver: Driver, error: unknown, begun: boolean): unkn
 }
 
 const keyOf = (item: Listed): string =>
-  'number' in item ? `${item.number}` : `${item.path}\0${item.id ?? ''}`;
+  'number' in item ? `${item.number}` : `${item.kind ?? ''}\0${item.path}\0${item.id ?? ''}`;
 
 async function* resumedPages<T extends Listed>(
   again: Retry,

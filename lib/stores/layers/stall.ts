@@ -1,7 +1,8 @@
 /**
  * Ends a call in which nothing has moved for too long: the layer that catches a hung socket or mount. What counts is
  * progress, never total time; and only the store is watched: a consumer that takes its time between two chunks is not
- * a stall. The driver's signal is aborted as well, but the caller does not wait for it to notice.
+ * a stall. The driver's signal is aborted, and the caller does not wait for it to notice, except where the driver was
+ * lent bytes: memory that is used again while a hung mount still writes from it would end up in somebody's file.
  */
 import { Deadline, stopReason } from '../../deadline.ts';
 import { Failure } from '../../errors.ts';
@@ -10,31 +11,39 @@ import { around, type Hooks, type StoreOp, tapped } from './around.ts';
 
 /** A store that joins or syncs an object says nothing meanwhile; it is given the time that this speed takes. */
 const SILENT_BYTES_PER_MS = 8 * 1024;
+/** And so much more than another call, however small it is: a store may put thousands of parts together. */
+const FINISH_STALLS = 5;
 
 export function stall(driver: Driver, { stallMs }: { readonly stallMs: number }): Driver {
   const watch = (op: StoreOp, signal: AbortSignal, ms = stallMs): Watch => new Watch(op, signal, ms);
   const hooks: Hooks = {
     async once(op, { signal }, run, silentBytes = 0) {
-      using watched = watch(op, signal, stallMs + silentBytes / SILENT_BYTES_PER_MS);
+      const ms = op === 'finish' ? stallMs * FINISH_STALLS : stallMs;
+      using watched = watch(op, signal, ms + silentBytes / SILENT_BYTES_PER_MS);
       return await watched.during(run(watched.signal));
     },
     async send(op, { signal }, body, run) {
       using watched = watch(op, signal);
-      return await watched.during(
-        run(
+      watched.start();
+      try {
+        return await run(
           watched.signal,
           heard(body, () => watched.progress()),
-        ),
-      );
+        );
+      } catch (error) {
+        throw watched.signal.aborted ? stopReason(watched.signal) : error;
+      }
     },
     async read(signal, run) {
       const watched = watch('read', signal);
+      const opening = run(watched.signal);
+      const over = (): void => watched[Symbol.dispose]();
       try {
-        const reading = await watched.during(run(watched.signal));
-        const over = (): void => watched[Symbol.dispose]();
+        const reading = await watched.during(opening);
         return { ...reading, bytes: tapped(reading.bytes, (next) => watched.during(next()), over) };
       } catch (error) {
-        watched[Symbol.dispose]();
+        over();
+        opening.then((late) => late.bytes[Symbol.asyncIterator]().return?.()).catch(() => undefined);
         throw error;
       }
     },
@@ -66,6 +75,10 @@ class Watch implements Disposable {
     return this.#deadline.signal;
   }
 
+  start(): void {
+    this.#deadline.watch(this.#ms, this.#why);
+  }
+
   progress(): void {
     this.#deadline.progress();
   }
@@ -74,7 +87,7 @@ class Watch implements Disposable {
     return new Promise<T>((resolve, reject) => {
       if (this.signal.aborted) reject(stopReason(this.signal));
       this.#giveUp = reject;
-      this.#deadline.watch(this.#ms, this.#why);
+      this.start();
       const rest = (): void => this.#deadline.rest();
       step.finally(rest).then(resolve, reject);
     });

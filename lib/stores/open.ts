@@ -1,0 +1,159 @@
+/** From an operator's address to a working store; the one place that knows which drivers there are. */
+import { randomUUID } from 'node:crypto';
+import { Failure, failureOf } from '../errors.ts';
+import type { Log } from '../log.ts';
+import type { Metrics } from '../metrics.ts';
+import { joinPath, parsePath } from '../path.ts';
+import type { BufferPool } from './buffers.ts';
+import type { Bytes, Driver } from './driver.ts';
+import type { S3Settings } from './drivers/s3-config.ts';
+import { limit } from './layers/limit.ts';
+import { type Meter, meter } from './layers/meter.ts';
+import { RETRY_DEFAULTS, retry } from './layers/retry.ts';
+import { stall } from './layers/stall.ts';
+import { Store } from './store.ts';
+import { formatStoreUri, parseStoreUri, type StoreUri } from './uri.ts';
+
+export interface StoreSettings {
+  readonly s3: S3Settings;
+  /** ms without progress after which a call is given up. */
+  readonly stallMs: number;
+}
+export interface StoreDeps {
+  readonly buffers: BufferPool;
+  readonly log: Log;
+  readonly metrics: Pick<Metrics, 'storeRequests' | 'storeBytes'>;
+}
+
+/**
+ * Opens no connection: a store that cannot be reached just now fails call by call.
+ * @throws Failure `invalid` or `unsupported` for an address or settings that cannot work
+ */
+export async function openStore(
+  name: string,
+  uri: string,
+  settings: StoreSettings,
+  deps: StoreDeps,
+): Promise<Store> {
+  const address = parseStoreUri(uri);
+  const driver = await openDriver(name, address, settings);
+  return new Store({
+    name,
+    uri: formatStoreUri(address),
+    driver: layered(name, driver, settings, deps),
+    buffers: deps.buffers,
+  });
+}
+
+/**
+ * From the vendor outwards. Stall watches the vendor alone: time spent waiting for a connection or between two tries is
+ * no stall. Meter sees each try as one call and not the wait for its turn. Limit is below retry, so that who waits for
+ * the next try holds no connection.
+ */
+function layered(name: string, driver: Driver, { stallMs }: StoreSettings, deps: StoreDeps): Driver {
+  const { connections } = driver.traits;
+  const watched = stall(driver, { stallMs });
+  const measured = meter(watched, meterOf(name, deps.metrics));
+  const limited = limit(measured, { connections });
+  return retry(limited, {
+    ...RETRY_DEFAULTS,
+    onRetry: (op, kind) => deps.log.debug({ store: name, op, kind }, 'trying again'),
+  });
+}
+
+function meterOf(store: string, metrics: StoreDeps['metrics']): Meter {
+  return {
+    observe: (op, ms, outcome) => metrics.storeRequests.observe({ store, op, outcome }, ms / 1000),
+    bytes: (direction, count) => metrics.storeBytes.inc({ store, direction }, count),
+  };
+}
+
+/** A vendor's code and SDK are loaded when the first store of theirs is opened. */
+async function openDriver(name: string, address: StoreUri, { s3 }: StoreSettings): Promise<Driver> {
+  if (address.scheme === 's3') {
+    const { S3Driver } = await import('./drivers/s3.ts');
+    return new S3Driver(address, s3);
+  }
+  const { openFileDriver } = await import('./drivers/file.ts');
+  try {
+    return await openFileDriver(address.path);
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new Failure(
+      'invalid',
+      `could not open the folder of ${name}: ${why}`,
+      { op: 'open', store: name },
+      { cause: error },
+    );
+  }
+}
+
+export const CHECKS = ['write', 'read', 'list', 'delete'] as const;
+export type Check = (typeof CHECKS)[number];
+
+/**
+ * Writes, reads, lists and deletes a canary of a few bytes, telling each step that worked.
+ * @throws Failure whose `facts.op` is the first step that did not; nothing is left behind where deleting is allowed
+ */
+export async function checkStore(
+  store: Store,
+  signal: AbortSignal,
+  onStep: (check: Check, ms: number) => void = () => {},
+): Promise<void> {
+  const dir = parsePath(`longshore-doctor-${randomUUID()}`);
+  const path = joinPath(dir, parsePath('canary'));
+  const content = Buffer.from('Longshore was here for a moment.\n');
+  const step = async (check: Check, work: () => Promise<void>): Promise<void> => {
+    const began = performance.now();
+    try {
+      await work();
+    } catch (error) {
+      const { kind, message, facts } = failureOf(error);
+      throw new Failure(
+        kind,
+        `${check} failed: ${message}`,
+        { ...facts, op: check, store: store.name },
+        { cause: error },
+      );
+    }
+    onStep(check, performance.now() - began);
+  };
+  const remove = async (): Promise<void> => void (await store.removeTree(dir, signal));
+  try {
+    await step('write', async () => {
+      const draft = await store.prepare(path, once(content), {
+        signal,
+        token: `doctor-${randomUUID()}`,
+        size: content.length,
+      });
+      await draft.publish({ signal }).catch(async (error: unknown) => {
+        await draft.discard();
+        throw error;
+      });
+    });
+    await step('read', async () => {
+      const read = await store.read(path, { signal });
+      if (!content.equals(await whole(read.bytes)))
+        throw new Failure('corrupt', 'other bytes came back than were written');
+    });
+    await step('list', async () => {
+      for await (const page of store.list(dir, { deep: true, signal }))
+        if (page.some((entry) => entry.path === path)) return;
+      throw new Failure('unavailable', 'what was just written is not in the listing');
+    });
+  } catch (error) {
+    await remove().catch(() => undefined);
+    throw error;
+  }
+  await step('delete', remove);
+}
+
+async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield bytes;
+}
+
+async function whole(bytes: Bytes): Promise<Buffer> {
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of bytes) chunks.push(Uint8Array.from(chunk));
+  return Buffer.concat(chunks);
+}

@@ -1,0 +1,134 @@
+import { existsSync, mkdirSync, readdirSync, utimesSync, writeFileSync } from 'node:fs';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import type { GcTask } from '../../lib/jobs/jobs.ts';
+import { COLLECT } from '../../lib/transfer/gc.ts';
+import { type RedisServer, startRedis } from '../servers/redis.ts';
+import { requireServer } from '../servers/require.ts';
+import { eventually, openQuay, type Quay } from './quay.ts';
+
+const DAY = 24 * 3600_000;
+
+requireServer('redis')('a collection', () => {
+  let redis: RedisServer;
+  let quay: Quay;
+  beforeAll(async () => {
+    redis = await startRedis();
+  });
+  afterEach(() => quay.close());
+  afterAll(() => redis.stop());
+
+  const collect = (task: GcTask, dryRun = false, nowMs = Date.now()) =>
+    COLLECT[task](quay.deps, { signal: AbortSignal.timeout(20_000), dryRun, nowMs, historyMs: 30 * DAY });
+  const age = (path: string, ms: number): void => {
+    const then = (Date.now() - ms) / 1000;
+    utimesSync(path, then, then);
+  };
+
+  test('of staging takes bytes of failed uploads once their time is over, and says first what it would take', async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    const failed = await quay.accept({ kind: 'upload', to: quay.place('w') }, Buffer.from('12345'));
+    await quay.ledger.transfers.end(failed.id, 1, {
+      state: 'failed',
+      failure: { kind: 'denied', message: 'no' },
+      stagedUntilMs: Date.now() + DAY,
+    });
+    const waiting = await quay.accept({ kind: 'upload', to: quay.place('v') }, Buffer.from('1'));
+    expect(await collect('staging')).toMatchObject({ items: 0 });
+    const later = Date.now() + 2 * DAY;
+    expect(await collect('staging', true, later)).toMatchObject({ items: 1, bytes: 5 });
+    expect(existsSync(quay.fileOf(failed.id, 'staging'))).toBe(true);
+    expect(await collect('staging', false, later)).toMatchObject({ items: 1, bytes: 5, failed: 0 });
+    expect(readdirSync(quay.fileOf('', 'staging'))).toEqual([waiting.id]);
+    expect(await quay.ledger.transfers.retry(failed.id)).toBe('bytes-gone');
+  });
+
+  test('of staging takes files that no transfer knows and nobody has touched for a day', async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    for (const name of ['told-nobody', 'just-now', '.longshore-left'])
+      writeFileSync(quay.fileOf(name, 'staging'), 'bytes');
+    const known = await quay.accept({ kind: 'upload', to: quay.place('v') }, Buffer.from('1'));
+    for (const name of ['told-nobody', '.longshore-left', known.id])
+      age(quay.fileOf(name, 'staging'), 25 * 3600_000);
+    expect(await collect('staging', true)).toMatchObject({ items: 2 });
+    expect(await collect('staging')).toMatchObject({ items: 2, failed: 0 });
+    expect(readdirSync(quay.fileOf('', 'staging')).sort()).toEqual(['just-now', known.id].sort());
+  });
+
+  test('of downloads takes those past their lease, but none that was read meanwhile', async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    writeFileSync(quay.fileOf('slow', 'other'), 'slow bytes');
+    await quay.work();
+    const [read, unread] = await Promise.all(
+      [1, 2].map(() => quay.submit({ kind: 'download', from: quay.place('slow', 'other') })),
+    );
+    for (const { id } of [read!, unread!]) expect((await quay.ended(id)).state).toBe('succeeded');
+    const later = Date.now() + 2 * DAY;
+    await quay.ledger.transfers.extendStaged(read!.id, later + DAY);
+    expect(await collect('staging', false, later)).toMatchObject({ items: 0 });
+    expect(await collect('downloads', true, later)).toMatchObject({ items: 1, bytes: 10 });
+    expect(await collect('downloads', false, later)).toMatchObject({ items: 1, bytes: 10 });
+    expect(readdirSync(quay.fileOf('', 'staging'))).toEqual([read!.id]);
+  });
+
+  test('of uploads takes what was written down a day ago and never ended, and hidden files, but nothing of a running transfer', async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    const { ledger, deps } = quay;
+    const store = deps.stores.get('artifacts')!;
+    const signal = AbortSignal.timeout(20_000);
+    const running = await quay.accept({ kind: 'upload', to: quay.place('b/v') }, Buffer.from('1'));
+    const begin = async (path: string, owner: string): Promise<void> => {
+      const place = quay.place(path);
+      const journalId = await ledger.uploads.intend(place, owner);
+      const upload = await store.multipart!.begin(place.path, { signal, mode: 'replace', token: owner });
+      await ledger.uploads.begun(journalId, upload.id);
+    };
+    await begin('a/w', 'tgone-1');
+    await begin('b/v', `${running.id}-1`);
+    const hidden = (folder: string): number => readdirSync(quay.fileOf(folder)).length;
+    expect(await collect('uploads')).toMatchObject({ items: 0 });
+    const later = Date.now() + DAY + 3600_000;
+    const left = hidden('a');
+    expect(left).toBeGreaterThan(0);
+    await ledger.transfers.end(running.id, 1, {
+      state: 'failed',
+      failure: { kind: 'bug', message: 'ended' },
+    });
+    expect((await collect('uploads', true, later)).items).toBeGreaterThan(0);
+    expect(hidden('a')).toBe(left);
+    expect(await collect('uploads', false, later)).toMatchObject({ failed: 0 });
+    expect(existsSync(quay.fileOf('a')) ? hidden('a') : 0).toBe(0);
+    expect(await ledger.uploads.open(later, 10)).toEqual([]);
+  });
+
+  test('of history takes ended transfers past their retention', async () => {
+    let aheadMs = 0;
+    quay = await openQuay({ redisUrl: redis.url, clock: () => Date.now() + aheadMs });
+    await quay.work();
+    const { id } = await quay.submit({ kind: 'upload', to: quay.place('w') }, Buffer.from('x'));
+    await quay.ended(id);
+    const waiting = await quay.accept({ kind: 'upload', to: quay.place('v') }, Buffer.from('1'));
+    expect(await collect('history')).toMatchObject({ items: 0 });
+    await eventually(() => !existsSync(quay.fileOf(id, 'staging')));
+    aheadMs = 31 * DAY;
+    const later = Date.now() + aheadMs;
+    expect(await collect('history', true, later)).toMatchObject({ items: 1 });
+    expect(await quay.ledger.transfers.get(id)).toBeDefined();
+    expect(await collect('history', false, later)).toMatchObject({ items: 1 });
+    expect(await quay.ledger.transfers.get(id)).toBeUndefined();
+    expect(await quay.ledger.transfers.get(waiting.id)).toBeDefined();
+  });
+
+  test('runs as a job when it is due', async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    mkdirSync(quay.fileOf('deep', 'other'));
+    const left = quay.fileOf('deep/.longshore-left', 'other');
+    writeFileSync(left, 'x');
+    age(left, 25 * 3600_000);
+    await quay.work();
+    await quay.queue.scheduleGc(3600_000);
+    await eventually(() => !existsSync(left));
+    await eventually(async () =>
+      (await quay.deps.metrics.text()).includes('longshore_gc_items_total{task="uploads"} 1'),
+    );
+  });
+});

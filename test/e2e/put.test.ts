@@ -1,0 +1,86 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import type { Bytes } from '../../lib/stores/driver.ts';
+import { deleteNow, putNow } from '../../lib/transfer/put.ts';
+import { type RedisServer, startRedis } from '../servers/redis.ts';
+import { requireServer } from '../servers/require.ts';
+import { openQuay, type Quay } from './quay.ts';
+
+async function* body(...texts: string[]): Bytes {
+  for (const text of texts) yield Buffer.from(text);
+}
+const asked = () => ({ owner: 'test', signal: AbortSignal.timeout(20_000) });
+
+requireServer('redis')('a synchronous request', () => {
+  let redis: RedisServer;
+  let quay: Quay;
+  beforeAll(async () => {
+    redis = await startRedis();
+  });
+  afterEach(() => quay.close());
+  afterAll(() => redis.stop());
+
+  test('publishes, answers what was verified, and has the digest in the ledger by then, without a row', async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    const place = quay.place('a/w');
+    const { entry, digests, verified } = await putNow(quay.deps, place, body('he', 'llo'), {
+      ...asked(),
+      size: 5,
+    });
+    expect(readFileSync(quay.fileOf('a/w'), 'utf8')).toBe('hello');
+    expect(verified.length).toBeGreaterThan(0);
+    expect(await quay.ledger.objects.digest(place, entry.etag)).toBe(digests.sha256);
+    expect((await quay.ledger.transfers.list({}, { limit: 10 })).transfers).toEqual([]);
+  });
+
+  test('publishes nothing where length or digest differ, and does not replace where it must not', async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    const place = quay.place('w');
+    const put = (text: string, more: object) => putNow(quay.deps, place, body(text), { ...asked(), ...more });
+    await expect(put('short', { size: 9 })).rejects.toMatchObject({ kind: 'invalid' });
+    await expect(put('wrong', { expected: { md5: '0'.repeat(32) } })).rejects.toMatchObject({
+      kind: 'invalid',
+    });
+    expect(existsSync(quay.fileOf('w'))).toBe(false);
+    const { entry } = await put('first', { mode: 'create' });
+    await expect(put('second', { mode: 'create' })).rejects.toMatchObject({ kind: 'already-exists' });
+    await expect(put('second', { ifMatch: 'another' })).rejects.toMatchObject({ kind: 'precondition' });
+    await put('second', { ifMatch: entry.etag });
+    expect(readFileSync(quay.fileOf('w'), 'utf8')).toBe('second');
+  });
+
+  test('waits while a transfer publishes on its target, and supersedes those accepted before it', async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    const { transfers } = quay.ledger;
+    const place = quay.place('w');
+    const older = await quay.accept({ kind: 'upload', to: place }, Buffer.from('older'));
+    const publishing = await quay.accept({ kind: 'upload', to: place }, Buffer.from('publishing'));
+    await transfers.start(publishing.id, 1, 'test');
+    await transfers.publishing(publishing.id, 1);
+    let answered = false;
+    const put = putNow(quay.deps, place, body('synchronous'), asked()).then(() => {
+      answered = true;
+    });
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect(answered).toBe(false);
+    await transfers.end(publishing.id, 1, {
+      state: 'succeeded',
+      result: { outcome: 'published', verified: [] },
+    });
+    await put;
+    await quay.work();
+    await quay.queue.submit(older);
+    expect((await quay.ended(older.id)).state).toBe('superseded');
+    expect(readFileSync(quay.fileOf('w'), 'utf8')).toBe('synchronous');
+  });
+
+  test('deletes what is there and below, and the digests with it', async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    const { entry } = await putNow(quay.deps, quay.place('a/b/w'), body('x'), asked());
+    await putNow(quay.deps, quay.place('a/v'), body('y'), asked());
+    expect(await deleteNow(quay.deps, quay.place('a'), asked())).toEqual({ removed: 2 });
+    expect(existsSync(quay.fileOf('a'))).toBe(false);
+    expect(await quay.ledger.objects.digest(quay.place('a/b/w'), entry.etag)).toBeUndefined();
+    expect(await deleteNow(quay.deps, quay.place('a'), asked())).toEqual({ removed: 0 });
+  });
+});

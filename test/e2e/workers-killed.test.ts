@@ -1,0 +1,107 @@
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { readdirSync, statSync } from 'node:fs';
+import { createInterface } from 'node:readline';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { cleanEnvironment, watch } from '../servers/process.ts';
+import { type RedisServer, startRedis } from '../servers/redis.ts';
+import { requireServer } from '../servers/require.ts';
+import { eventually, openQuay, type Quay } from './quay.ts';
+
+const CHILD = new URL('./worker-child.ts', import.meta.url).pathname;
+
+async function startWorker(quay: Quay) {
+  const { dataFolder, redisUrl, redisPrefix } = quay.deps.config;
+  const settings = { dataFolder, redisUrl, redisPrefix, logLevel: 'error', graceMs: 3000 };
+  const child = spawn(process.execPath, [CHILD, JSON.stringify(settings)], {
+    env: cleanEnvironment(),
+    stdio: ['pipe', 'pipe', 'inherit'],
+    detached: true,
+  });
+  watch(child);
+  const ended = once(child, 'exit');
+  const [url] = (await Promise.race([
+    once(createInterface({ input: child.stdout }), 'line'),
+    ended.then(() => {
+      throw new Error('the worker ended before it took jobs');
+    }),
+  ])) as [string];
+  return {
+    url,
+    kill: async () => {
+      process.kill(child.pid!, 'SIGKILL');
+      await ended;
+    },
+    stop: async (): Promise<number> => {
+      child.stdin.end();
+      return ((await ended) as [number])[0];
+    },
+  };
+}
+
+requireServer('redis')('a worker process', () => {
+  let redis: RedisServer;
+  let quay: Quay;
+  beforeAll(async () => {
+    redis = await startRedis();
+  });
+  afterEach(() => quay.close());
+  afterAll(() => redis.stop());
+
+  test('that is killed in the middle leaves a transfer that another finishes', async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    const bytes = randomBytes(256 * 1024 * 1024);
+    const first = await startWorker(quay);
+    const { id } = await quay.submit({ kind: 'upload', to: quay.place('big/w.bin') }, bytes);
+    await quay.until(id, ({ state }) => state === 'running');
+    await eventually(() => hiddenBytes(quay.fileOf('big')) > 0);
+    await first.kill();
+    expect((await quay.get(id)).state).toBe('running');
+    const second = await startWorker(quay);
+    expect(await quay.ended(id, 40_000)).toMatchObject({ state: 'succeeded', attempts: 0, starts: 2 });
+    expect(quay.bytesAt('big/w.bin').equals(bytes)).toBe(true);
+    expect(await second.stop()).toBe(0);
+  });
+
+  test('hands its jobs back and ends when its standard input closes', async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    const worker = await startWorker(quay);
+    const { id } = await quay.submit(
+      { kind: 'upload', to: quay.place('w.bin') },
+      randomBytes(256 * 1024 * 1024),
+    );
+    await quay.until(id, ({ state }) => state !== 'accepted');
+    expect(await worker.stop()).toBe(0);
+    const { state, attempts } = await quay.get(id);
+    expect(attempts).toBe(0);
+    if (state !== 'succeeded')
+      expect((await quay.queue.counts()).upload).toMatchObject({ waiting: 1, active: 0 });
+  });
+
+  test('serves its metrics and whether it takes jobs', async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    const worker = await startWorker(quay);
+    const { id } = await quay.submit({ kind: 'upload', to: quay.place('w') }, Buffer.from('x'));
+    await quay.ended(id);
+    await eventually(async () =>
+      (await (await fetch(`${worker.url}/metrics`)).text()).includes(
+        'longshore_transfers_ended_total{kind="upload",store="artifacts",outcome="succeeded"} 1',
+      ),
+    );
+    expect(await (await fetch(`${worker.url}/ready`)).text()).toBe('OK');
+    expect((await fetch(`${worker.url}/nothing`)).status).toBe(404);
+    expect(await worker.stop()).toBe(0);
+  });
+});
+
+/** Bytes of files that are not published yet. */
+function hiddenBytes(folder: string): number {
+  try {
+    return readdirSync(folder)
+      .filter((name) => name.startsWith('.'))
+      .reduce((sum, name) => sum + statSync(`${folder}/${name}`).size, 0);
+  } catch {
+    return 0; // not made yet, or gone meanwhile
+  }
+}

@@ -1,0 +1,100 @@
+import { expect, test } from 'vitest';
+import { BufferPool } from '../../lib/stores/buffers.ts';
+import type { Bytes } from '../../lib/stores/driver.ts';
+import { MemoryDriver } from '../../lib/stores/drivers/memory.ts';
+import { Store } from '../../lib/stores/store.ts';
+import { Staging } from '../../lib/transfer/staging.ts';
+
+const MIB = 1024 * 1024;
+const signal = (): AbortSignal => AbortSignal.timeout(20_000);
+
+function open(limitBytes: number, accepted = { bytes: 0 }): Staging {
+  const buffers = new BufferPool({ budgetBytes: 64 * MIB, slabBytes: MIB });
+  const store = new Store({ name: 'staging', uri: 'memory:', driver: new MemoryDriver(), buffers });
+  return new Staging({ store, limitBytes, transfers: { stagedBytes: async () => accepted.bytes } });
+}
+
+async function* body(...sizes: number[]): Bytes {
+  for (const size of sizes) yield new Uint8Array(size);
+}
+async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const found: T[] = [];
+  for await (const item of items) found.push(item);
+  return found;
+}
+const names = async (staging: Staging): Promise<string[]> =>
+  (await all(staging.names(signal()))).flat().map(({ id }) => id);
+
+test('staged bytes are there whole until they are freed, twice is fine', async () => {
+  const staging = open(MIB);
+  const digests = await staging.stage('ta', body(10, 20), { signal: signal() });
+  expect(digests.size).toBe(30);
+  expect(await names(staging)).toEqual(['ta']);
+  const reading = await staging.open('ta', { start: 5, end: 12 }, signal());
+  const read = await all(reading.bytes);
+  expect(read.reduce((sum, chunk) => sum + chunk.length, 0)).toBe(7);
+  await staging.free('ta', signal());
+  await staging.free('ta', signal());
+  await expect(staging.head('ta', signal())).rejects.toMatchObject({ kind: 'not-found' });
+});
+
+test('what never fits is refused for good, before a byte is read', async () => {
+  const staging = open(1000);
+  let asked = false;
+  const bytes = (async function* (): Bytes {
+    asked = true;
+    yield new Uint8Array(2000);
+  })();
+  await expect(staging.stage('ta', bytes, { size: 2000, signal: signal() })).rejects.toMatchObject({
+    kind: 'no-space',
+  });
+  expect(asked).toBe(false);
+});
+
+test('what fits when transfers have ended is refused for now', async () => {
+  const accepted = { bytes: 800 };
+  const staging = open(1000, accepted);
+  await expect(staging.stage('ta', body(300), { size: 300, signal: signal() })).rejects.toMatchObject({
+    kind: 'busy',
+    facts: { retryAfterMs: 10_000 },
+  });
+  await staging.stage('tb', body(200), { size: 200, signal: signal() });
+  expect(await names(staging)).toEqual(['tb']);
+});
+
+test('bodies in flight see the room that each other has taken', async () => {
+  const staging = open(1000);
+  const outcomes = await Promise.allSettled(
+    Array.from({ length: 8 }, (_, n) => staging.stage(`t${n}`, body(300), { size: 300, signal: signal() })),
+  );
+  expect(outcomes.filter(({ status }) => status === 'fulfilled')).toHaveLength(3);
+  expect(await staging.usedBytes()).toBe(900);
+});
+
+test('a body of unknown length takes room as it comes, and leaves nothing when there is none left', async () => {
+  const staging = open(1000);
+  expect((await staging.stage('ta', body(400, 400), { signal: signal() })).size).toBe(800);
+  await expect(staging.stage('tb', body(150, 150), { signal: signal() })).rejects.toMatchObject({
+    kind: 'busy',
+  });
+  await expect(staging.stage('tc', body(900, 200), { signal: signal() })).rejects.toMatchObject({
+    kind: 'busy',
+  });
+  expect(await names(staging)).toEqual(['ta']);
+  expect(await staging.usedBytes()).toBe(800);
+});
+
+test('a body that is not what was declared leaves nothing and gives its room back', async () => {
+  const staging = open(1000);
+  const wrong = { size: 500, signal: signal() };
+  await expect(staging.stage('ta', body(400), wrong)).rejects.toMatchObject({ kind: 'invalid' });
+  await expect(staging.stage('tb', body(600), wrong)).rejects.toMatchObject({ kind: 'invalid' });
+  const expected = { sha256: '00'.repeat(32) };
+  await expect(
+    staging.stage('tc', body(10), { expected, mismatch: 'corrupt', signal: signal() }),
+  ).rejects.toMatchObject({
+    kind: 'corrupt',
+  });
+  expect(await names(staging)).toEqual([]);
+  expect(await staging.usedBytes()).toBe(0);
+});

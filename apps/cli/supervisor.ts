@@ -100,6 +100,8 @@ export class Keeper {
 }
 
 const MAIN = fileURLToPath(new URL('main.ts', import.meta.url));
+/** MiB. The bytes of transfers are outside of V8's heap: a large young generation would only be memory that is never given back. */
+const SMALL_YOUNG_GENERATION = '--max-semi-space-size=4';
 /** Beyond the grace period, before a role that does not end is made to. */
 const STOP_MARGIN_MS = 10_000;
 
@@ -110,8 +112,8 @@ export async function spawnRole(
   name: string,
   signal: AbortSignal,
 ): Promise<Instance> {
-  const child = spawn(process.execPath, [...process.execArgv, MAIN, role, '--supervised'], {
-    env: childEnvironment(),
+  const child = spawn(process.execPath, [...process.execArgv, SMALL_YOUNG_GENERATION, MAIN, role, '--supervised'], {
+    env: childEnvironment(config),
     // out of the terminal's reach: Ctrl-C is for the parent, which stops its children in order
     detached: true,
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],

@@ -78,8 +78,7 @@ function wrk(
     },
   );
   const result = /RESULT (\d+) (\d+) (\d+) (\d+) (\d+)/.exec(done.stdout)?.slice(1).map(Number);
-  if (result?.[2] !== 0)
-    throw new Error(`wrk ${method} at ${service.name}: ${done.stdout}${done.stderr}`);
+  if (result?.[2] !== 0) throw new Error(`wrk ${method} at ${service.name}: ${done.stdout}${done.stderr}`);
   return { figure: result[0]! / (result[1]! / 1e6), p99Ms: result[4]! / 1000, requests: result[0]! };
 }
 

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { cacheFolder, cleanEnvironment, freePort } from '../servers/process.ts';
+import { cacheFolder, cleanEnvironment, freePort, watch } from '../servers/process.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const READY_TRIES = 600;
@@ -42,6 +42,7 @@ async function started(
     stdio: ['ignore', 'ignore', 'inherit'],
     detached: true,
   });
+  watch(child);
   const exited = once(child, 'exit');
   const origin = `http://127.0.0.1:${port}`;
   for (let tries = 0; ; tries++) {
@@ -93,13 +94,7 @@ export async function startMlflow(folder: string, to: Destination): Promise<Serv
   return started(
     'mlflow server',
     join(cacheFolder(), 'mlflow-3.17.2/bin/mlflow'),
-    [
-      ...args,
-      '--artifacts-destination',
-      to.uriFor('mlflow'),
-      '--backend-store-uri',
-      `sqlite:///${join(folder, 'mlflow.db')}`,
-    ],
+    [...args, '--artifacts-destination', to.uriFor('mlflow')],
     { ...to.env },
     folder,
     port,

@@ -284,12 +284,12 @@ describe('stall', () => {
   });
 
   test('lets a slow body take as long as it likes while it moves', async () => {
-    const watched = stall(memory(), { stallMs: 40 });
+    const watched = stall(memory(), { stallMs: 400 });
     const slow = {
       size: 10,
       async *open() {
         for (let i = 0; i < 10; i++) {
-          await new Promise((resolve) => setTimeout(resolve, 10));
+          await new Promise((resolve) => setTimeout(resolve, 60));
           yield bytesOf(1, i);
         }
       },

@@ -91,7 +91,8 @@ export function replyCases(test: Case): void {
         on.at('x'),
         stream(bytesOf(size, 1)),
       );
-      const { etag } = await put(on, on.at('x'), bytesOf(size, 2));
+      const others = await prepare(on, on.at('x'), stream(bytesOf(size, 2)));
+      const { etag } = (await others.publish({ signal: on.signal })).entry;
       expect((await failure(draft.publish({ signal: on.signal }))).kind).toBe('unavailable');
       await draft.discard();
       expect((await on.driver.head(on.at('x'), { signal: on.signal })).etag).toBe(etag);
@@ -150,7 +151,8 @@ export function replyCases(test: Case): void {
           await publish();
           expect((await get(on, path)).equals(bytesOf(size, 6))).toBe(true);
         } else {
-          expect((await failure(publish())).kind).toBe('corrupt');
+          // a stack that tries again by itself may have been refused for another reason the last time
+          expect(['corrupt', 'busy']).toContain((await failure(publish())).kind);
           await expectNothing(on, path);
         }
       }

@@ -4,7 +4,6 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { crc32 } from 'node:zlib';
 import { PutBucketPolicyCommand } from '@aws-sdk/client-s3';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { failureOf } from '../../lib/errors.ts';
 import { parsePath } from '../../lib/path.ts';
 import { S3Driver } from '../../lib/stores/drivers/s3.ts';
 import { startMinio } from '../servers/minio.ts';
@@ -18,6 +17,7 @@ import {
   bytesOf,
   clientOf,
   driverOn,
+  MiB,
   settingsFor,
   signal,
   uploadInParts,
@@ -64,12 +64,11 @@ requireServer('minio')('S3 on MinIO', () => {
       client.destroy();
     });
     afterAll(() => open?.close());
-    const driverThrough = (hidden: RegExp) =>
-      Relay.open(minio.port, hidden).then((relay) => {
-        open?.close();
-        open = relay;
-        return new S3Driver(root(), settingsFor(minio, { endpoint: relay.url, signature: 'unsigned' }));
-      });
+    const driverThrough = async (hidden: RegExp, place = root()) => {
+      open?.close();
+      open = await Relay.open(minio.port, hidden);
+      return new S3Driver(place, settingsFor(minio, { endpoint: open.url, signature: 'unsigned' }));
+    };
 
     it('is anonymous where it may be', async () => {
       const driver = new S3Driver(root(), settingsFor(minio, { signature: 'unsigned' }));
@@ -108,23 +107,25 @@ requireServer('minio')('S3 on MinIO', () => {
       ['checksums of the whole', /^x-amz-checksum-type:/i],
       ['any checksums', /^x-amz-(sdk-)?checksum-/i],
     ])('that does not know %s takes multipart uploads all the same', async (_, hidden) => {
-      const driver = await driverThrough(hidden);
-      const parts = [Buffer.alloc(5 * 1024 * 1024, 'a'), Buffer.from('tail')];
-      const call = writeCall();
-      const upload = await driver.multipart.begin(parsePath('big'), call);
-      const other = new S3Driver(
-        { bucket, prefix: 'elsewhere' },
+      const place = root();
+      const driver = await driverThrough(hidden, place);
+      const elsewhere = new S3Driver(
+        place,
         settingsFor(minio, { endpoint: open.url, signature: 'unsigned' }),
       );
-      const receipts = [];
-      for (const [index, part] of parts.entries())
-        receipts.push(await driver.multipart.part(upload, { number: index + 1 }, bodyOf(part), call));
-      const whole = { size: 5 * 1024 * 1024 + 4, crc32: crc32(Buffer.concat(parts)) };
-      expect((await driver.multipart.finish(upload, receipts, whole, call)).size).toBe(whole.size);
+      const parts = [Buffer.alloc(5 * MiB, 'a'), Buffer.from('tail')] as const;
+      const call = writeCall();
+      const upload = await driver.multipart.begin(parsePath('big'), call);
+      const receipts = [
+        await driver.multipart.part(upload, { number: 1 }, bodyOf(parts[0]), call),
+        await elsewhere.multipart.part(upload, { number: 2 }, bodyOf(parts[1]), call),
+      ];
+      const whole = { size: 5 * MiB + 4, crc32: crc32(Buffer.concat(parts)) };
+      expect((await elsewhere.multipart.finish(upload, receipts, whole, call)).size).toBe(whole.size);
       const head = await driver.head(parsePath('big'), { signal });
       expect(head).toMatchObject({ size: whole.size, token: call.token });
       expect(head.crc32).toBeUndefined();
-      await Promise.all([driver.close(), other.close()]);
+      await Promise.all([driver.close(), elsewhere.close()]);
     });
   });
 
@@ -153,8 +154,8 @@ requireServer('minio')('S3 on MinIO', () => {
   describe('a connection that breaks', () => {
     it('in the middle of an answer fails the reading, and says so', async () => {
       const { driver, prefix } = driverOn(minio);
-      await driver.write(parsePath('x'), bodyOf(Buffer.alloc(8 * 1024 * 1024, 1)), writeCall());
-      const relay = await Relay.open(minio.port, /^$/, 1024 * 1024);
+      await driver.write(parsePath('x'), bodyOf(Buffer.alloc(8 * MiB, 1)), writeCall());
+      const relay = await Relay.open(minio.port, /^$/, MiB);
       const broken = new S3Driver({ bucket: BUCKET, prefix }, settingsFor(minio, { endpoint: relay.url }));
       const read = await broken.read(parsePath('x'), undefined, { signal });
       const error = await bytesOf(read.bytes).catch((thrown: unknown) => thrown);
@@ -165,7 +166,7 @@ requireServer('minio')('S3 on MinIO', () => {
 
     it('is let go of by a reader that has seen enough, and by an abort', async () => {
       const { driver } = driverOn(minio);
-      await driver.write(parsePath('x'), bodyOf(Buffer.alloc(8 * 1024 * 1024, 1)), writeCall());
+      await driver.write(parsePath('x'), bodyOf(Buffer.alloc(8 * MiB, 1)), writeCall());
       for (let n = 0; n < 40; n++) {
         const read = await driver.read(parsePath('x'), undefined, { signal });
         for await (const _ of read.bytes) break;
@@ -177,7 +178,6 @@ requireServer('minio')('S3 on MinIO', () => {
         for await (const _ of read.bytes) stop.abort(reason);
       })();
       await expect(rest).rejects.toBe(reason);
-      expect(failureOf(reason).kind).toBe('bug');
       await driver.close();
     });
   });

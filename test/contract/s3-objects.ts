@@ -173,6 +173,25 @@ export function s3Objects(server: () => S3Server): void {
     });
   });
 
+  it('objects without a known CRC32 arrive whole in chunks of any length', async () => {
+    const { driver } = driverOn(server());
+    const bytes = randomBytes(17 * MiB);
+    for (const cuts of [[17 * MiB], [1, 5000, 70_000, 9 * MiB, 10 * MiB, 10 * MiB + 3]]) {
+      const chunks = [0, ...cuts].map((at, n) => bytes.subarray(at, cuts[n] ?? bytes.length));
+      const path = parsePath(`chunks-${cuts.length}`);
+      const { crc32: stored } = await driver.write(
+        path,
+        { size: bytes.length, open: () => chunks },
+        writeCall(),
+      );
+      expect(stored).toBe(crc32(bytes));
+      expect((await bytesOf((await driver.read(path, undefined, { signal })).bytes)).equals(bytes)).toBe(
+        true,
+      );
+    }
+    await driver.close();
+  });
+
   describe('conditions', () => {
     it('let exactly one of eight creators win, in one write or in parts', async () => {
       const { driver } = driverOn(server());

@@ -120,7 +120,8 @@ export function s3Stores(server: () => S3Server): void {
       const { S3Driver } = await import('${source}s3.ts');
       const { s3SettingsFromEnv } = await import('${source}s3-config.ts');
       const driver = new S3Driver({ bucket: '${BUCKET}', prefix: '' }, s3SettingsFromEnv(process.env));
-      for await (const page of driver.list('', { deep: false, signal: AbortSignal.timeout(20000) })) console.log('listed');
+      for await (const _ of driver.list('', { deep: false, signal: AbortSignal.timeout(20000) })) break;
+      console.log('listed');
       await driver.close();`;
     const child = (env: Record<string, string>) =>
       run(process.execPath, ['--input-type=module', '-e', script], {

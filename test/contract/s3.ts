@@ -1,11 +1,7 @@
 /** What tests of the S3 driver share. */
-import { randomBytes, randomUUID } from 'node:crypto';
-import { inspect } from 'node:util';
+import { randomUUID } from 'node:crypto';
 import { crc32 } from 'node:zlib';
-import { GetObjectTaggingCommand, HeadObjectCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
-import { beforeAll, describe, expect, it } from 'vitest';
-import { Failure } from '../../lib/errors.ts';
-import { parsePath } from '../../lib/path.ts';
+import { S3Client } from '@aws-sdk/client-s3';
 import type { Body, Entry, Upload, WriteCall } from '../../lib/stores/driver.ts';
 import { S3Driver } from '../../lib/stores/drivers/s3.ts';
 import { type S3Settings, s3SettingsFromEnv } from '../../lib/stores/drivers/s3-config.ts';

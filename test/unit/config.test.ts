@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest';
 import {
   CONFIG_KEYS,
   configOf,
+  defaultText,
   envNamesOf,
   isLoopback,
   loadConfig,
@@ -213,8 +214,20 @@ describe('the settings themselves', () => {
     for (const key of CONFIG_KEYS) expect(optionOf(key).help).toMatch(/\w{2}/);
   });
 
-  test("the README's table has every flag, variable and default", () => {
+  test("the README's table tells of options that exist, with their defaults", () => {
     const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8');
-    for (const key of CONFIG_KEYS) expect(readme).toContain(`| \`--${optionOf(key).flag}\``);
+    const rows = [...readme.matchAll(/^\| `--([a-z-]+)` \| `([^`]*)` \|/gm)];
+    const defaults = new Map(CONFIG_KEYS.map((key) => [optionOf(key).flag, defaultText(key)]));
+    expect(rows.length).toBeGreaterThan(5);
+    for (const [, flag, text] of rows) expect([flag, text]).toEqual([flag, defaults.get(flag!)]);
+  });
+
+  test('what the README names of the environment is read somewhere', () => {
+    const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8');
+    const s3 = readFileSync(new URL('../../lib/stores/drivers/s3-config.ts', import.meta.url), 'utf8');
+    const known = new Set(CONFIG_KEYS.flatMap(envNamesOf));
+    const ofMlflow = ['MLFLOW_TRACKING_URI', 'MLFLOW_DEFAULT_ARTIFACT_ROOT'];
+    for (const [name] of readme.matchAll(/\b(MLFLOW|LONGSHORE|AWS|REDIS)_[A-Z0-9_]+\b/g))
+      expect(known.has(name) || s3.includes(name) || ofMlflow.includes(name), name).toBe(true);
   });
 });

@@ -3,7 +3,7 @@
  * `<sibling>.parts`: the target's name, then a line for each part that was written.
  */
 import { constants } from 'node:fs';
-import { appendFile, type FileHandle, open, readFile, stat, unlink } from 'node:fs/promises';
+import { appendFile, open, readFile, stat, unlink } from 'node:fs/promises';
 import { Failure } from '../../errors.ts';
 import { baseName, HIDDEN_PREFIX, joinPath, parentOf, ROOT, type StorePath } from '../../path.ts';
 import type {
@@ -41,29 +41,26 @@ export class FileMultipart implements Multipart {
   } as const;
   readonly #folders: Folders;
   readonly #publishers: Publishers;
-  /** Siblings begun here and not ended: opened once instead of for each part. */
-  readonly #handles = new Map<string, FileHandle>();
 
   constructor(folders: Folders, publishers: Publishers) {
     this.#folders = folders;
     this.#publishers = publishers;
   }
 
-  begin(path: StorePath, call: WriteCall): Promise<Upload> {
+  async begin(path: StorePath, call: WriteCall): Promise<Upload> {
     call.signal.throwIfAborted();
     const id = siblingName(call.token);
     return withSibling(this.#folders, path, id, async (folder, handle) => {
+      await handle.close(); // each part opens it: held open it would let a late part into the published file
       try {
         const record = await createSibling(folder, id + RECORD_SUFFIX);
         await record.writeFile(`${JSON.stringify(baseName(path))}\n`).finally(() => record.close());
+        return { path, id };
       } catch (error) {
-        await handle.close();
         await unlinkAll(folder, [id, id + RECORD_SUFFIX]);
         await this.#folders.prune(parentOf(path));
         throw error;
       }
-      this.#handles.set(keyOf({ path, id }), handle);
-      return { path, id };
     });
   }
 
@@ -114,8 +111,7 @@ export class FileMultipart implements Multipart {
     assertGapless(receipts, whole.size);
     return this.#in(upload, async (folder) => {
       const target = { path: upload.path, name: baseName(upload.path) };
-      const handle = this.#handles.get(keyOf(upload)) ?? (await open(folder.at(upload.id), NO_CREATE));
-      this.#handles.delete(keyOf(upload)); // publishing closes it, and a second try opens its own
+      const handle = await open(folder.at(upload.id), NO_CREATE);
       try {
         const { size } = await handle.stat();
         if (size !== whole.size)
@@ -131,9 +127,6 @@ export class FileMultipart implements Multipart {
 
   async abandon(upload: Upload, call: Call): Promise<void> {
     call.signal.throwIfAborted();
-    const handle = this.#handles.get(keyOf(upload));
-    this.#handles.delete(keyOf(upload));
-    await handle?.close().catch(() => undefined); // closed already where it was published
     try {
       await this.#in(upload, (folder) => unlinkAll(folder, [upload.id, upload.id + RECORD_SUFFIX]));
       await this.#folders.prune(parentOf(upload.path));
@@ -154,11 +147,6 @@ export class FileMultipart implements Multipart {
       );
       if (uploads.length > 0) yield uploads as readonly PendingUpload[];
     }
-  }
-
-  async close(): Promise<void> {
-    for (const handle of this.#handles.values()) await handle.close();
-    this.#handles.clear();
   }
 
   /** Undefined: ended meanwhile, or its record was never written whole. */
@@ -185,8 +173,7 @@ export class FileMultipart implements Multipart {
 
   /** How many bytes `body` had, all of them written from `offset` on. */
   async #written(upload: Upload, offset: number, body: Body, signal: AbortSignal): Promise<number> {
-    const begunHere = this.#handles.get(keyOf(upload));
-    const handle = begunHere ?? (await this.#in(upload, (folder) => open(folder.at(upload.id), NO_CREATE)));
+    const handle = await this.#in(upload, (folder) => open(folder.at(upload.id), NO_CREATE));
     try {
       const opened = body.open();
       if (Array.isArray(opened)) return await writeAll(handle, opened as readonly Uint8Array[], offset);
@@ -197,12 +184,10 @@ export class FileMultipart implements Multipart {
       }
       return size;
     } finally {
-      if (!begunHere) await handle.close();
+      await handle.close();
     }
   }
 }
-
-const keyOf = (upload: Upload): string => `${upload.path}\n${upload.id}`;
 
 /** A line that a crash cut off counts as not written. */
 function parsed<T>(line: string): T | undefined {

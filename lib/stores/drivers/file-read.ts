@@ -1,11 +1,25 @@
-/** Reading a file that is open already: small ones in one go, others in chunks with one read ahead. */
+/** Reading a file that is open already, in chunks with one read ahead, into memory that is used again. */
 import type { FileHandle } from 'node:fs/promises';
 import { Failure } from '../../errors.ts';
 import type { StorePath } from '../../path.ts';
 import type { ByteRange, Bytes, FileEntry } from '../driver.ts';
 import { entryOf } from './file-publish.ts';
 
-const CHUNK_BYTES = 512 * 1024;
+/** Chunks of a long read, and the size up to which a read is short. */
+const LONG_BYTES = 512 * 1024;
+const SHORT_BYTES = 64 * 1024;
+/** Buffers of each size that are kept for the next read. */
+const SPARE_MOST = 16;
+const spare = new Map<number, Buffer[]>([
+  [LONG_BYTES, []],
+  [SHORT_BYTES, []],
+]);
+
+const take = (bytes: number): Buffer => spare.get(bytes)?.pop() ?? Buffer.allocUnsafeSlow(bytes);
+function giveBack(buffer: Buffer): void {
+  const kept = spare.get(buffer.length);
+  if (kept && kept.length < SPARE_MOST) kept.push(buffer);
+}
 
 /** Closes `handle` at the end, however that comes. */
 export function fileBytes(
@@ -34,34 +48,46 @@ async function* chunksOf(
   range: ByteRange,
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array, undefined> {
-  let ahead: Promise<Buffer> | undefined;
+  const chunkBytes = range.end - range.start <= SHORT_BYTES ? SHORT_BYTES : LONG_BYTES;
+  const read = (buffer: Buffer, at: number) =>
+    readFully(handle, entry.path, buffer.subarray(0, Math.min(chunkBytes, range.end - at)), at);
+  let current = take(chunkBytes);
+  let other: Buffer | undefined;
+  let reading: Promise<Uint8Array> | undefined;
   try {
     for (let at = range.start; at < range.end; ) {
-      const chunk = await (ahead ?? readChunk(handle, entry.path, at, range.end));
+      const chunk = await (reading ?? read(current, at));
       at += chunk.length;
-      ahead = at < range.end ? readChunk(handle, entry.path, at, range.end) : undefined;
-      ahead?.catch(() => undefined); // told when it is its turn
+      reading = undefined;
+      // the other buffer was lent until now, and is free since this chunk was asked for
+      if (at < range.end) {
+        reading = read((other ??= take(chunkBytes)), at);
+        reading.catch(() => undefined); // told when it is its turn
+      } else await assertUnaltered(handle, entry);
       signal.throwIfAborted();
       yield chunk;
+      if (other) [current, other] = [other, current];
     }
-    // another program may have written into the file itself: such bytes are of no one version
-    const after = entryOf(entry.path, await handle.stat({ bigint: true }));
-    if (after.etag !== entry.etag) throw alteredInPlace(entry.path);
   } finally {
-    await ahead?.catch(() => undefined); // the kernel may still be filling it
+    await reading?.catch(() => undefined); // the kernel may still be filling it
+    for (const buffer of [current, other]) if (buffer) giveBack(buffer);
     await handle.close();
   }
 }
 
-/** Exactly the bytes from `at` up to a chunk's length or the end; a fresh buffer, since consumers queue chunks. */
-async function readChunk(handle: FileHandle, path: StorePath, at: number, end: number): Promise<Buffer> {
-  const buffer = Buffer.allocUnsafeSlow(Math.min(CHUNK_BYTES, end - at));
-  for (let filled = 0; filled < buffer.length; ) {
-    const { bytesRead } = await handle.read(buffer, filled, buffer.length - filled, at + filled);
+async function readFully(handle: FileHandle, path: StorePath, into: Buffer, at: number): Promise<Uint8Array> {
+  for (let filled = 0; filled < into.length; ) {
+    const { bytesRead } = await handle.read(into, filled, into.length - filled, at + filled);
     if (bytesRead === 0) throw alteredInPlace(path);
     filled += bytesRead;
   }
-  return buffer;
+  return into;
+}
+
+/** Before the last chunk goes out: bytes that another program wrote into the file itself are of no one version. */
+async function assertUnaltered(handle: FileHandle, entry: FileEntry): Promise<void> {
+  const now = entryOf(entry.path, await handle.stat({ bigint: true }));
+  if (now.etag !== entry.etag) throw alteredInPlace(entry.path);
 }
 
 const alteredInPlace = (path: StorePath) =>

@@ -163,9 +163,8 @@ export class FileDriver implements Driver {
     return leftoversIn(this.#folders, call.signal);
   }
 
-  close(): Promise<void> {
-    return this.multipart.close();
-  }
+  /** Nothing stays open between calls. */
+  async close(): Promise<void> {}
 
   readonly classify = classifyFileError;
 

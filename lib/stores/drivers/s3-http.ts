@@ -19,6 +19,8 @@ const ANSWER_TIMEOUT_MS = 120_000;
 const MAX_ANSWER_BYTES = 32 * 1024 * 1024;
 /** Bytes; from this length on undici waits for the socket to take a chunk before it asks for the next one. */
 const SOCKET_BUFFER_BYTES = 64 * 1024;
+/** Bytes; of a body that is framed because its CRC32 follows it. */
+const LARGEST_FRAME_BYTES = 8 * 1024 * 1024;
 /** Bytes; up to this length a body in memory is copied into one piece. */
 const SMALL_BODY_BYTES = 128 * 1024;
 
@@ -158,17 +160,36 @@ export class Trailed extends Streamed {
   override async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
     let crc = 0;
     let size = 0;
-    for await (const chunk of super[Symbol.asyncIterator]()) {
-      if (chunk.length === 0) continue;
-      crc = crc32(chunk, crc);
-      size += chunk.length;
-      yield Buffer.from(`${chunk.length.toString(16)}\r\n`);
-      yield chunk;
+    for await (const frame of this.#frames()) {
+      crc = crc32(frame, crc);
+      size += frame.length;
+      yield Buffer.from(`${frame.length.toString(16)}\r\n`);
+      yield frame;
       yield LINE_END;
     }
     if (size !== this.body.size)
       throw new Failure('corrupt', `the body has ${size} bytes, ${this.body.size} were declared`);
     yield Buffer.from(`0\r\nx-amz-checksum-crc32:${crcText(crc)}\r\n\r\n`);
+  }
+
+  /** Amazon takes no frame below 8 KiB but the last one, MinIO none above 16 MiB. */
+  async *#frames(): AsyncGenerator<Uint8Array> {
+    let small: Buffer[] = [];
+    let smallBytes = 0;
+    for await (const chunk of this.body.open()) {
+      if (smallBytes === 0 && chunk.length >= SOCKET_BUFFER_BYTES) {
+        const cut = Math.ceil(chunk.length / Math.ceil(chunk.length / LARGEST_FRAME_BYTES));
+        for (let at = 0; at < chunk.length; at += cut) yield chunk.subarray(at, at + cut);
+        continue;
+      }
+      small.push(Buffer.from(chunk));
+      smallBytes += chunk.length;
+      if (smallBytes < SOCKET_BUFFER_BYTES) continue;
+      yield Buffer.concat(small);
+      small = [];
+      smallBytes = 0;
+    }
+    if (smallBytes > 0) yield Buffer.concat(small);
   }
 }
 const LINE_END = Buffer.from('\r\n');

@@ -37,6 +37,9 @@ export class BufferPool {
     if (this.#waiting.length > 0 || this.#usedBytes + counted > this.budgetBytes)
       await this.#turn(counted, signal);
     else this.#usedBytes += counted;
+    // small bodies do not use spare slabs, so those must make room for them
+    if (bytes < this.slabBytes)
+      while (this.#usedBytes + this.#spare.length * this.slabBytes > this.budgetBytes && this.#spare.pop());
     return new BufferLease(bytes, this.slabBytes, this.#spare, () => {
       this.#usedBytes -= counted;
       this.#wake();

@@ -250,6 +250,19 @@ describe('directories', () => {
     expect(await everything(base)).toContain('root');
   });
 
+  test('that processes make and remove at once are never in the way of a write', async () => {
+    const drivers = [driver, await openFileDriver(root), await openFileDriver(root)];
+    const writer = async (on: FileDriver, name: string): Promise<void> => {
+      const path = parsePath(`a/b/${name}`);
+      for (let round = 0; round < scaled(1500); round++) {
+        await on.write(path, bodyOf(bytesOf(10)), { signal, mode: 'replace', token: newToken() });
+        expect(await on.remove([path], { signal })).toEqual([]);
+      }
+    };
+    await Promise.all(drivers.flatMap((on, i) => ['x', 'y', 'z'].map((name) => writer(on, `${name}${i}`))));
+    expect(await everything(root)).toEqual([]);
+  });
+
   test('made for a body that came to nothing go with it', async () => {
     for (const size of [10, PART_BYTES * 2])
       await failure(

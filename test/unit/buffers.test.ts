@@ -82,6 +82,22 @@ describe('the buffer pool', () => {
     expect(memory.size).toBe(2);
   });
 
+  test('keeps no spare slabs where small bodies need the memory', async () => {
+    const buffers = pool();
+    const slabs = async (): Promise<ArrayBufferLike[]> => {
+      const lease = await buffers.reserve(64 * KIB, signal);
+      lease.append(Buffer.alloc(64 * KIB));
+      const memory = lease.chunks().map((chunk) => chunk.buffer);
+      lease.release();
+      return memory;
+    };
+    const before = await slabs();
+    const small = await Promise.all(Array.from({ length: 10 }, () => buffers.reserve(4 * KIB, signal)));
+    for (const lease of small) lease.release();
+    const after = new Set(await slabs());
+    expect(before.filter((memory) => after.has(memory))).toHaveLength(3);
+  });
+
   test('never waits for ever for a lease larger than the budget', async () => {
     const buffers = pool();
     const lease = await buffers.reserve(640 * KIB, signal);

@@ -2,15 +2,17 @@
  * Folders held open, so that what is checked is what is used: a path is opened once, the kernel says where that really
  * is, and everything after goes through the open folder. A symlink swapped in between leads nowhere new.
  */
-import { constants } from 'node:fs';
-import { type FileHandle, mkdir, open, readlink, realpath, rmdir } from 'node:fs/promises';
+import { constants, readlinkSync } from 'node:fs';
+import { type FileHandle, mkdir, open, realpath, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Failure } from '../../errors.ts';
-import type { StorePath } from '../../path.ts';
+import { baseName, parentOf, type StorePath } from '../../path.ts';
 
 /** Linux names an open folder's entries by `/proc/self/fd/<n>/<name>`; elsewhere the checked real path must do. */
 const HAS_PROC = process.platform === 'linux';
 const FOLDER_FLAGS = constants.O_RDONLY | constants.O_DIRECTORY;
+/** So long an open folder is taken for what its path leads to, without a look: others may move folders about. */
+const SHARED_MS = 20;
 /** Folders may be pruned while they are being made: so often is that tried anew. */
 const TRIES = 8;
 
@@ -18,6 +20,7 @@ export class Folder {
   readonly #handle: FileHandle;
   readonly #realPath: string;
   readonly #released: () => void;
+  readonly #openedMs = performance.now();
   #users = 1;
   #syncing: Promise<void> | undefined;
   #nextSync: Promise<void> | undefined;
@@ -52,6 +55,9 @@ export class Folder {
     return this.#nextSync;
   }
 
+  get isFresh(): boolean {
+    return performance.now() - this.#openedMs < SHARED_MS;
+  }
   share(): this {
     this.#users++;
     return this;
@@ -68,6 +74,8 @@ export class Folders {
   readonly root: string;
   /** Those in use now; concurrent writers of one folder share its handle and its syncs. */
   readonly #open = new Map<string, Promise<Folder>>();
+  /** Folders being made here whose names are on their way to the disk: nothing in them is durable before. */
+  readonly #naming = new Map<string, Promise<void>>();
 
   /** `root` is a real path. */
   constructor(root: string) {
@@ -92,7 +100,9 @@ export class Folders {
       const there = this.#open.get(dir);
       if (!there) break;
       const folder = await there;
-      if (this.#open.get(dir) === there) return folder.share();
+      if (this.#open.get(dir) !== there) continue;
+      if (folder.isFresh) return folder.share();
+      this.#forget(dir, there);
     }
     const opening = this.#openFolder(dir);
     this.#open.set(dir, opening);
@@ -117,23 +127,46 @@ export class Folders {
     if (this.#open.get(dir) === opening) this.#open.delete(dir);
   }
 
+  /** It turned out to be gone: who asks next gets the one that is there now, whoever still holds this one. */
+  drop(dir: StorePath): void {
+    this.#open.delete(dir);
+  }
+
   async #made(dir: StorePath): Promise<Folder> {
     for (let tries = 1; ; tries++) {
       try {
-        return await this.#shared(dir);
+        const folder = await this.#shared(dir);
+        await this.#named(dir).catch(async (error: unknown) => {
+          await folder.release();
+          throw error;
+        });
+        return folder;
       } catch (error) {
         if (codeOf(error) !== 'ENOENT' || dir === '' || tries >= TRIES) throw error;
-        const slash = dir.lastIndexOf('/');
-        await this.use(dir.slice(0, Math.max(0, slash)) as StorePath, true, async (parent) => {
-          try {
-            await mkdir(parent.at(dir.slice(slash + 1)));
-          } catch (failed) {
-            if (codeOf(failed) !== 'EEXIST' && codeOf(failed) !== 'ENOENT') throw failed;
-          }
-          await parent.sync();
-        });
+        await this.#make(dir);
       }
     }
+  }
+
+  async #make(dir: StorePath): Promise<void> {
+    const naming = this.use(parentOf(dir), true, async (parent) => {
+      await mkdir(parent.at(baseName(dir))).catch((error: unknown) => {
+        if (codeOf(error) === 'ENOENT') this.drop(parentOf(dir));
+        else if (codeOf(error) !== 'EEXIST') throw error;
+      });
+      await parent.sync();
+    });
+    this.#naming.set(dir, naming);
+    try {
+      await naming;
+    } finally {
+      if (this.#naming.get(dir) === naming) this.#naming.delete(dir);
+    }
+  }
+
+  /** Waits where `dir`, or one above it, was made so lately that its name is not durable yet. */
+  async #named(dir: StorePath): Promise<void> {
+    for (let at = dir; at !== '' && this.#naming.size > 0; at = parentOf(at)) await this.#naming.get(at);
   }
 
   /** Removes `dir` and its parents as long as they are empty; never the root. */
@@ -143,7 +176,7 @@ export class Folders {
       const parent = empty.slice(0, Math.max(0, slash)) as StorePath;
       try {
         await this.use(parent, false, (folder) => rmdir(folder.at(empty.slice(slash + 1))));
-        this.#open.delete(empty);
+        this.drop(empty);
       } catch {
         return; // not empty, or in use: it stays
       }
@@ -152,8 +185,9 @@ export class Folders {
   }
 
   /** Where an open file or folder really is. */
-  realPathOf(handle: FileHandle, path: string): Promise<string> {
-    return HAS_PROC ? readlink(`/proc/self/fd/${handle.fd}`) : realpath(path);
+  async realPathOf(handle: FileHandle, path: string): Promise<string> {
+    // the kernel knows it without asking a disk or a server, so this never blocks
+    return HAS_PROC ? readlinkSync(`/proc/self/fd/${handle.fd}`) : realpath(path);
   }
 
   /** @throws Failure `invalid` */

@@ -177,17 +177,21 @@ export class Trailed extends Streamed {
     let small: Buffer[] = [];
     let smallBytes = 0;
     for await (const chunk of this.body.open()) {
-      if (smallBytes === 0 && chunk.length >= SOCKET_BUFFER_BYTES) {
-        const cut = Math.ceil(chunk.length / Math.ceil(chunk.length / LARGEST_FRAME_BYTES));
-        for (let at = 0; at < chunk.length; at += cut) yield chunk.subarray(at, at + cut);
-        continue;
+      let rest = chunk;
+      if (smallBytes > 0) {
+        const taken = Buffer.from(rest.subarray(0, SOCKET_BUFFER_BYTES - smallBytes));
+        rest = rest.subarray(taken.length);
+        small.push(taken);
+        smallBytes += taken.length;
+        if (smallBytes < SOCKET_BUFFER_BYTES) continue;
+        yield Buffer.concat(small);
+        small = [];
+        smallBytes = 0;
       }
-      small.push(Buffer.from(chunk));
-      smallBytes += chunk.length;
-      if (smallBytes < SOCKET_BUFFER_BYTES) continue;
-      yield Buffer.concat(small);
-      small = [];
-      smallBytes = 0;
+      for (; rest.length >= SOCKET_BUFFER_BYTES; rest = rest.subarray(LARGEST_FRAME_BYTES))
+        yield rest.subarray(0, LARGEST_FRAME_BYTES);
+      if (rest.length > 0) small.push(Buffer.from(rest));
+      smallBytes = rest.length;
     }
     if (smallBytes > 0) yield Buffer.concat(small);
   }

@@ -6,7 +6,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { accessSync, constants, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { delimiter, join } from 'node:path';
+import { delimiter, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
@@ -36,6 +36,11 @@ const COMMANDS = {
   longshore: { programs: [], run: [['apps/cli/main.ts']] },
   test: { programs: TEST_PROGRAMS, run: [['test/run.ts']] },
   'test:long': { programs: TEST_PROGRAMS, run: [['test/run.ts']], env: { LONGSHORE_TEST_SCALE: 'full' } },
+  'test:planted': {
+    programs: ['redis-server', 'strace'],
+    must: true,
+    run: [['test/install.ts', 'minio'], ['test/faults/planted.ts']],
+  },
   check: { programs: [], run: [['test/check.ts']] },
   bench: {
     programs: ['redis-server', 'openssl', 'python3', 'curl', 'wrk'],
@@ -200,7 +205,8 @@ function ensurePrograms(programs, must) {
   const still = missing.filter((program) => !isThere(program));
   if (still.length === 0) return;
   const problem = `${still.join(', ')} is missing and could not be installed from here: run '${commandFor(still)}'`;
-  if (must) throw new Stop(EXIT.unavailable, `${problem}, then this again`);
+  const instead = still.join() === 'redis-server' ? ', or name a Redis of yours with --redis-url' : '';
+  if (must) throw new Stop(EXIT.unavailable, `${problem}, then this again${instead}`);
   say(`${problem} (going on without)`);
 }
 
@@ -245,8 +251,21 @@ function runNode(args, env) {
 /** What a command really needs, its arguments and environment looked at. */
 function needs(command, args) {
   if (command !== COMMANDS.start) return command.programs;
-  const own = process.env.REDIS_URL || args.some((arg) => /^--redis-url(=|$)/.test(arg));
-  return own || args.some((arg) => /^(--help|-h|--version)$/.test(arg)) ? [] : command.programs;
+  const only = args.some((arg) => /^(--help|-h|--version|-V)$/.test(arg));
+  return only || hasOwnRedis(args) ? [] : command.programs;
+}
+
+/** Whether a Redis of the user's is configured, wherever Longshore looks for one. */
+function hasOwnRedis(args) {
+  const { LONGSHORE_REDIS_URL, REDIS_URL, LONGSHORE_CONFIG } = process.env;
+  if (LONGSHORE_REDIS_URL || REDIS_URL || args.some((arg) => /^--redis-url(=|$)/.test(arg))) return true;
+  const at = args.findIndex((arg) => /^--config(=|$)/.test(arg));
+  const file = at < 0 ? LONGSHORE_CONFIG : args[at].slice('--config='.length) || args[at + 1];
+  try {
+    return Boolean(JSON.parse(readFileSync(resolve(ROOT, file), 'utf8'))['redis-url']);
+  } catch {
+    return false; // none, or one that Longshore itself will complain about
+  }
 }
 
 async function main([name, ...args]) {

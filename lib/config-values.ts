@@ -162,9 +162,12 @@ export function formatDuration(ms: number): string {
   return `${ms}ms`;
 }
 
-/** A URI without its user, password and query values. Anything else stays as it is. */
+/**
+ * A URI without its user, password and query values. Anything else stays as it is. A password that should have been
+ * percent-encoded (AWS keys have slashes) ends at the last `@`.
+ */
 export function redactUri(uri: string): string {
   return uri
-    .replace(/^([a-z][a-z0-9+.-]*:\/\/)[^/?#]*@/i, '$1***@')
+    .replace(/^([a-z][a-z0-9+.-]*:\/\/)(?:[^/?#]*:.*|[^/?#]*)@/is, '$1***@')
     .replaceAll(/([?&][^=&#]*=)[^&#]*/g, '$1***');
 }

@@ -15,7 +15,7 @@ type Settings = z.output<typeof configSchema>;
 export type ConfigKey = keyof Settings;
 /** Durations are ms, sizes bytes; 0 stands for `none` where a time may be that. Paths are absolute. Plain JSON, so that a process can hand it to its children. */
 export type Config = Readonly<Settings> & {
-  /** What MLflow's and the AWS SDK's own variables say about S3. */
+  /** What MLflow's and the AWS SDK's own variables say about S3; looked at only where a store is on S3. */
   readonly s3: S3Settings;
 };
 
@@ -63,13 +63,24 @@ export function loadConfig(
     values[key] = parseOne(key, found);
   }
   const settings = withStoresFile(placed(values as Settings), sources.stores.name);
-  return { config: { ...settings, s3: s3SettingsFromEnv(env) }, sources };
+  return { config: { ...settings, s3: s3Of(settings, env) }, sources };
 }
 
 /** Settings as JSON (a parent's, a test's), with numbers in ms and bytes; what is left out has its default. @throws ZodError */
 export function configOf(settings: unknown, env: Environment = process.env): Config {
-  return { ...placed(configSchema.parse(settings)), s3: s3SettingsFromEnv(env) };
+  const values = placed(configSchema.parse(settings));
+  return { ...values, s3: s3Of(values, env) };
 }
+
+/** Whether anything is kept on S3. */
+export const usesS3 = (settings: Settings): boolean =>
+  [settings.artifactsDestination, settings.stagingUri, ...Object.values(settings.stores)].some((uri) =>
+    /^\s*s3:/i.test(uri),
+  );
+
+/** Wrong variables of a machine that keeps nothing on S3 must not stop it. */
+const s3Of = (settings: Settings, env: Environment): S3Settings =>
+  s3SettingsFromEnv(usesS3(settings) ? env : {});
 
 interface Found {
   readonly from: Source;

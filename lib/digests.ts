@@ -23,7 +23,17 @@ export interface ExpectedDigests {
   readonly crc32?: string | undefined;
 }
 
-/** Takes bytes in any pieces; `digests()` ends it. */
+/** The digests, and the first demanded one that the bytes do not have. */
+export interface DigestsTaken {
+  readonly digests: Digests;
+  readonly mismatch?: {
+    readonly name: keyof ExpectedDigests;
+    readonly expected: string;
+    readonly actual: string;
+  };
+}
+
+/** Takes bytes in any pieces; `end()` ends it. */
 export class Digester {
   readonly #sha256 = createHash('sha256');
   readonly #extra: { readonly name: 'md5' | 'sha512'; readonly hash: Hash }[] = [];
@@ -83,11 +93,7 @@ export class Digester {
     this.#inBlock = 0;
   }
 
-  /** The digests, and the first demanded one that the bytes do not have. */
-  end(): {
-    readonly digests: Digests;
-    readonly mismatch?: { readonly name: string; readonly expected: string; readonly actual: string };
-  } {
+  end(): DigestsTaken {
     if (this.#inBlock > 0) this.#endBlock();
     const digests: Digests = {
       size: this.#size,
@@ -96,7 +102,7 @@ export class Digester {
     };
     const actual: Record<string, string> = { sha256: digests.sha256, crc32: hexOfCrc(wholeCrc(digests)) };
     for (const { name, hash } of this.#extra) actual[name] = hash.digest('hex');
-    for (const [name, expected] of Object.entries(this.#expected))
+    for (const [name, expected] of Object.entries(this.#expected) as [keyof ExpectedDigests, string?][])
       if (expected !== undefined && actual[name] !== expected)
         return { digests, mismatch: { name, expected, actual: actual[name] ?? 'unknown' } };
     return { digests };

@@ -50,6 +50,8 @@ export interface FailureFacts {
   readonly path?: string;
   /** The store's or server's own wish, in ms from now. */
   readonly retryAfterMs?: number;
+  /** What was given up may still read the bytes that it was lent. */
+  readonly lent?: true;
 }
 
 /** The one error type that crosses a module border. `kind` decides, `message` is for people, `cause` keeps the original. */

@@ -27,6 +27,7 @@ export function createLog(options: LogOptions): Log {
         destination: target,
         ignore: 'pid,hostname,process',
         messageFormat: '[{process}] {msg}',
+        singleLine: true,
         colorize: false,
       })
     : target;

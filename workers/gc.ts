@@ -20,7 +20,8 @@ export async function collectGarbage(
       const opts = { signal, dryRun: note.dryRun, nowMs: startedMs, historyMs: config.historyMs };
       const { items, bytes, failed } = await COLLECT[task](deps, opts);
       if (!note.dryRun && items > 0) metrics.gcItems.inc({ task }, items);
-      log.info({ ...line, items, bytes, failed, ms: Date.now() - startedMs }, 'collected');
+      const level = items + failed > 0 ? 'info' : 'debug'; // an hourly nothing is no news
+      log[level]({ ...line, items, bytes, failed, ms: Date.now() - startedMs }, 'collected');
     } catch (error) {
       if (signal.aborted && stopReason(signal).kind === 'interrupted') return HANDED_BACK;
       log.error({ ...line, err: failureOf(error).message, ms: Date.now() - startedMs }, 'could not collect');

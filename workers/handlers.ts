@@ -13,8 +13,8 @@ export interface WorkerDeps extends Deps {
 /** The job that a handler runs in. */
 export interface JobRun {
   readonly running: Running;
-  /** How often BullMQ found its worker dead. */
-  readonly stalls: number;
+  /** A transfer that so many workers died with is ended for it. */
+  readonly mostDeaths: number;
   /** When it was put into the queue, or came back to it; unix time in ms. */
   readonly waitingSinceMs: number;
 }

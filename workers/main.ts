@@ -8,6 +8,8 @@ import type { Metrics } from '../lib/metrics.ts';
 import { Pool, TIMINGS, type Timings } from './pool.ts';
 
 const SCHEDULE_RETRY_MS = 30_000;
+/** Telling Redis what it knows already changes nothing: the next run stays where it is. */
+const SCHEDULE_LOOK_MS = 10 * 60_000;
 
 export interface RunningWorker {
   /** `/metrics` and `/health`, without a trailing slash. */
@@ -48,14 +50,19 @@ export async function runWorker(config: Config, timings: Timings = TIMINGS): Pro
   }
 }
 
-/** Tries until Redis has it: a worker starts without Redis, too. */
+/** Tries until Redis has it, and looks again now and then: a Redis that lost its data has lost this, too. */
 function keepScheduled(schedule: () => Promise<void>): () => void {
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
   const attempt = (): void =>
-    void schedule().catch(() => {
-      if (!stopped) timer = setTimeout(attempt, SCHEDULE_RETRY_MS);
-    });
+    void schedule()
+      .then(
+        () => SCHEDULE_LOOK_MS,
+        () => SCHEDULE_RETRY_MS,
+      )
+      .then((ms) => {
+        if (!stopped) timer = setTimeout(attempt, ms);
+      });
   attempt();
   return () => {
     stopped = true;

@@ -5,6 +5,7 @@ import { hearCancels } from '../lib/jobs/control.ts';
 import type { QueueName } from '../lib/jobs/jobs.ts';
 import { connectRedis } from '../lib/jobs/redis.ts';
 import { Outbox } from '../lib/transfer/outbox.ts';
+import { MOST_DEATHS } from './deaths.ts';
 import type { WorkerDeps } from './handlers.ts';
 import { createProcessor } from './run.ts';
 import { Watch } from './watch.ts';
@@ -14,9 +15,11 @@ export interface Timings {
   readonly lockMs: number;
   /** How often jobs of dead workers are looked for: twice this after the lock they are found. */
   readonly stalledMs: number;
+  /** A transfer that so many workers died with is ended for it. */
+  readonly mostDeaths?: number;
 }
 export const TIMINGS: Timings = { lockMs: 30_000, stalledMs: 15_000 };
-/** BullMQ's count of stalls is never reset; a transfer that kills its workers is ended by our own count. */
+/** BullMQ's count of stalls is never reset; a transfer that kills its workers is ended by the ledger's count. */
 const MAX_STALLED_COUNT = 1_000_000;
 /** A worker that lost Redis looks again this soon. */
 const RUN_RETRY_MS = 1000;
@@ -44,7 +47,7 @@ export class Pool {
     });
     this.#outbox = new Outbox(deps);
     this.#redis = connectRedis(queue.url, 'worker', { log, name: 'workers' });
-    const processor = createProcessor(deps, this.#watch);
+    const processor = createProcessor(deps, this.#watch, timings.mostDeaths ?? MOST_DEATHS);
     this.#workers = Object.entries(concurrencies(config)).map(([name, concurrency]) =>
       this.#startWorker(name as QueueName, concurrency, processor, timings),
     );

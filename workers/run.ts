@@ -16,7 +16,7 @@ export type Processor = (
  * Resolves for a job that is done; throws BullMQ's special errors for one that was put elsewhere, and anything else when
  * the ledger could not be told of the ending: then BullMQ brings the job back after some seconds.
  */
-export function createProcessor(deps: WorkerDeps, watch: Watch): Processor {
+export function createProcessor(deps: WorkerDeps, watch: Watch, mostDeaths: number): Processor {
   // BullMQ looks at how many parameters it names: with fewer than three a job gets no signal
   return async (job: Job, token: string | undefined, signal: AbortSignal | undefined): Promise<void> => {
     if (!isJobName(job.name) || job.id === undefined || token === undefined)
@@ -26,7 +26,7 @@ export function createProcessor(deps: WorkerDeps, watch: Watch): Processor {
       running.deadline.stop(new Failure('interrupted', 'stopped: the queue took the job back')),
     );
     const waitingSinceMs = job.attemptsStarted > 1 ? Date.now() : job.timestamp + job.delay;
-    const run: JobRun = { running, stalls: job.stalledCounter, waitingSinceMs };
+    const run: JobRun = { running, mostDeaths, waitingSinceMs };
     await settleJob(job, token, await handle(deps, job.name, job.data, run));
   };
 }

@@ -5,11 +5,9 @@ import { JOBS, type Note } from '../lib/jobs/jobs.ts';
 import { ProgressReporter } from '../lib/jobs/progress.ts';
 import type { Transfer } from '../lib/ledger/transfer.ts';
 import { type AttemptEnd, runAttempt } from '../lib/transfer/copy.ts';
+import { deathsSpeakAgainst } from './deaths.ts';
 import { type Decision, DONE, type Ending, endFailed, HANDED_BACK } from './endings.ts';
 import type { JobRun, WorkerDeps } from './handlers.ts';
-
-/** A transfer that was at hand when so many workers died is taken to be the reason. */
-const MAX_STALLS = 20;
 
 export async function carryOut(deps: WorkerDeps, note: Note<'upload'>, run: JobRun): Promise<Ending> {
   const { metrics, ledger, worker } = deps;
@@ -44,14 +42,16 @@ export async function carryOut(deps: WorkerDeps, note: Note<'upload'>, run: JobR
   }
 }
 
-function attempt(
+async function attempt(
   deps: WorkerDeps,
   row: Transfer,
-  { running, stalls }: JobRun,
+  { running, mostDeaths }: JobRun,
   report: (done: number, total: number | undefined) => void,
 ): Promise<AttemptEnd> {
   const { deadline } = running;
-  setLimits(deps, row, running.deadline, stalls);
+  const blamed = await deathsSpeakAgainst(deps.ledger.transfers, row, mostDeaths);
+  if (blamed) deadline.stop(blamed);
+  setLimits(deps, row, running.deadline);
   if (deadline.signal.aborted) throw stopReason(deadline.signal);
   return runAttempt(deps, row, {
     signal: deadline.signal,
@@ -61,6 +61,7 @@ function attempt(
       report(done, total);
     },
     onRest: () => deadline.rest(),
+    onPublish: () => running.throwIfStopped(),
   });
 }
 
@@ -70,20 +71,8 @@ const expiresMs = (deps: WorkerDeps, row: Transfer): number =>
 const waitedTooLong = ({ queueWaitMs }: WorkerDeps['config'], row: Transfer): boolean =>
   queueWaitMs > 0 && row.starts === 1 && (row.startedMs ?? Date.now()) > row.createdMs + queueWaitMs;
 
-function setLimits(
-  { config }: WorkerDeps,
-  row: Transfer,
-  deadline: JobRun['running']['deadline'],
-  stalls: number,
-): void {
+function setLimits({ config }: WorkerDeps, row: Transfer, deadline: JobRun['running']['deadline']): void {
   const timeout = (message: string) => () => new Failure('timeout', `transfer ${row.id}: ${message}`);
-  if (stalls > MAX_STALLS)
-    deadline.stop(
-      new Failure(
-        'bug',
-        `transfer ${row.id}: ${stalls} workers died while they had it; look into their logs`,
-      ),
-    );
   if (waitedTooLong(config, row))
     deadline.stop(timeout('it waited longer than the queue timeout for a worker; add workers')());
   if (row.deadlineMs !== undefined) deadline.limit(row.deadlineMs, timeout('its deadline passed'));

@@ -3,7 +3,7 @@
  * lock could not be renewed in time (somebody else may have the job by now), and all of them at shutdown.
  */
 import type { Worker } from 'bullmq';
-import { Deadline } from '../lib/deadline.ts';
+import { Deadline, stopReason } from '../lib/deadline.ts';
 import { Failure } from '../lib/errors.ts';
 import type { QueueName } from '../lib/jobs/jobs.ts';
 import type { Transfers } from '../lib/ledger/contract.ts';
@@ -23,12 +23,25 @@ export class Running implements Disposable {
   transfer: { readonly id: string; readonly epoch: number } | undefined;
   lostLock = false;
   renewedMs = Date.now();
+  readonly #fence: () => void;
   readonly #leave: () => void;
 
-  constructor(queue: QueueName, jobId: string, leave: (job: Running) => void) {
+  constructor(
+    queue: QueueName,
+    jobId: string,
+    watch: { fence(job: Running): void; leave(job: Running): void },
+  ) {
     this.queue = queue;
     this.jobId = jobId;
-    this.#leave = () => leave(this);
+    this.#fence = () => watch.fence(this);
+    this.#leave = () => watch.leave(this);
+  }
+
+  /** For the last moment before something can be seen: a process that slept through its lock hears no timer first. */
+  throwIfStopped(): void {
+    this.#fence();
+    const { signal } = this.deadline;
+    if (signal.aborted) throw stopReason(signal);
   }
 
   [Symbol.dispose](): void {
@@ -66,14 +79,17 @@ export class Watch {
 
   start(): void {
     this.#timer = setInterval(() => {
-      this.#fence();
+      for (const job of this.#jobs) this.#fence(job);
       void this.look();
     }, LOOK_MS);
   }
 
   /** From its start to its ending; dispose of it then. */
   enter(queue: QueueName, jobId: string): Running {
-    const job = new Running(queue, jobId, (left) => this.#left(left));
+    const job = new Running(queue, jobId, {
+      fence: (running) => this.#fence(running),
+      leave: (left) => this.#left(left),
+    });
     this.#jobs.add(job);
     if (this.#shutdown) job.deadline.stop(this.#shutdown);
     return job;
@@ -98,10 +114,9 @@ export class Watch {
     return [...this.#jobs].filter((job) => job.queue === queue && jobIds.includes(job.jobId));
   }
 
-  #fence(): void {
+  #fence(job: Running): void {
     const oldest = Date.now() - FENCE_SHARE * this.#lockMs;
-    for (const job of this.#jobs)
-      if (!job.lostLock && job.renewedMs < oldest) this.#lose(job, 'its lock could not be renewed in time');
+    if (!job.lostLock && job.renewedMs < oldest) this.#lose(job, 'its lock could not be renewed in time');
   }
 
   #lose(job: Running, why: string): void {

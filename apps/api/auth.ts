@@ -37,7 +37,7 @@ export function demand(principal: Principal, scope: Scope, path?: StorePath): vo
   const where = path === undefined ? '' : path === '' ? ' at the artifact root' : ` at '${path}'`;
   throw new Failure(
     'denied',
-    `'${principal.name}' may not ${scope}${where}: ask an operator for the scope '${scope}'`,
+    `'${principal.name}' may not ${scope}${where}: ask an operator for the scope '${scope}'${path === undefined ? '' : ' there'}`,
   );
 }
 

@@ -7,6 +7,11 @@ import type { Bytes } from '../../lib/stores/driver.ts';
 
 /** How much of one body may wait in memory before the client is held back. */
 const HELD_BYTES = 256 * 1024;
+/**
+ * Handed on at once, save at the end: who sends a byte now and then gets memory of the pool only once so much has come,
+ * so that hundreds of them do not keep it from those who send.
+ */
+const GATHERED_BYTES = 32 * 1024;
 /** A refused body is read on for this long and this far, so that a client that is still sending gets to see the answer. */
 const DRAIN_BYTES = 64 * 1024 * 1024;
 const DRAIN_MS = 10_000;
@@ -87,22 +92,28 @@ class RequestBytes implements AsyncIterator<Uint8Array> {
 
   readonly #onData = (chunk: Uint8Array): void => {
     this.#received += chunk.length;
-    const waiter = this.#waiter;
-    if (waiter) {
-      this.#waiter = undefined;
-      waiter.resolve({ done: false, value: chunk });
-      return;
-    }
     this.#held.push(chunk);
     this.#heldBytes += chunk.length;
-    if (this.#heldBytes >= HELD_BYTES) this.#req.pause();
+    if (this.#waiter) {
+      this.#stall?.refresh();
+      if (this.#heldBytes >= GATHERED_BYTES) this.#handOn();
+    } else if (this.#heldBytes >= HELD_BYTES) this.#req.pause();
   };
 
   readonly #onEnd = (): void => {
     this.#leave('ended');
-    this.#waiter?.resolve({ done: true, value: undefined });
-    this.#waiter = undefined;
+    this.#handOn();
   };
+
+  /** To whom waits: the oldest piece, or that there is none. */
+  #handOn(): void {
+    const waiter = this.#waiter;
+    if (!waiter) return;
+    this.#waiter = undefined;
+    const value = this.#held.shift();
+    this.#heldBytes -= value?.length ?? 0;
+    waiter.resolve(value ? { done: false, value } : { done: true, value: undefined });
+  }
 
   readonly #onClose = (): void => {
     this.#fail(new Failure('cancelled', `the client went away after ${this.#received} bytes of the body`));

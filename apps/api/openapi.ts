@@ -102,10 +102,11 @@ function bodyOf({ body, bytes }: FastifySchema, schemas: Components): Json {
   return { requestBody: { required: true, description: bytes.takes, content } };
 }
 
-function answersOf({ response, bytes }: FastifySchema, schemas: Components): Json {
+function answersOf({ response, bytes, answers: others = {} }: FastifySchema, schemas: Components): Json {
   const answers: Json = {};
   if (bytes?.gives !== undefined)
     answers['200'] = { description: 'The bytes.', content: { [bytes.gives]: {} } };
+  for (const [status, description] of Object.entries(others)) answers[status] = { description };
   for (const [status, schema] of Object.entries(response ?? {}))
     if (schema instanceof z.ZodType)
       answers[status] = {

@@ -23,9 +23,10 @@ export async function sendArtifact(
   request: FastifyRequest,
   res: ServerResponse,
 ): Promise<void> {
-  const { path } = artifactTarget(request.raw);
+  const { path, slash } = artifactTarget(request.raw);
   demand(request.principal, 'read', path);
   const signal = requestSignal(request.raw, res, 'answer');
+  if (slash) throw await explainMissing(deps, path, signal, '/');
   try {
     if (request.method === 'HEAD' || isConditional(request.headers) || request.headers.range !== undefined)
       await getConditionally(deps, request.raw, res, path, signal);
@@ -133,10 +134,15 @@ function sendUnsatisfiable(res: ServerResponse, path: StorePath, { size }: FileE
 }
 
 /** Nothing can be read at `path`: is it a directory, or nothing at all? */
-async function explainMissing(deps: ApiDeps, path: StorePath, signal: AbortSignal): Promise<Failure> {
+async function explainMissing(
+  deps: ApiDeps,
+  path: StorePath,
+  signal: AbortSignal,
+  slash: '' | '/' = '',
+): Promise<Failure> {
   const directory = new Failure('invalid', `Artifact path refers to a directory, not a file: '${path}'`);
   if (path === '') return directory;
   for await (const page of deps.artifacts.list(path, { deep: false, signal }))
     if (page.length > 0) return directory;
-  return new Failure('not-found', `No such artifact: '${path}'`);
+  return new Failure('not-found', `No such artifact: '${path}${slash}'`);
 }

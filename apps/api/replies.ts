@@ -74,9 +74,16 @@ export function writeError(error: unknown, request: FastifyRequest, res: ServerR
   res.end(request.method === 'HEAD' ? undefined : body);
 }
 
-/** A refusal that no failure kind stands for: an unknown endpoint, or a method that an endpoint does not have. */
-export function sendRefusal(reply: FastifyReply, status: number, code: string, message: string): void {
-  const kind = status === 404 ? 'not-found' : 'invalid';
+/** A refusal that no failure kind stands for: of a Host or Origin, an unknown endpoint, a method that an endpoint does not have. */
+export function sendRefusal(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  status: number,
+  code: string,
+  message: string,
+): void {
+  const kind = status === 404 ? 'not-found' : status === 403 ? 'denied' : 'invalid';
+  disposeOfBody(request.raw, reply.raw);
   void reply
     .code(status)
     .header('content-type', JSON_TYPE)

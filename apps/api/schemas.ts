@@ -15,6 +15,7 @@ const DIGEST_NAMES = { 'sha-256': 'sha256', 'sha-512': 'sha512', md5: 'md5', crc
 
 const MAX_LABELS = 16;
 const MAX_DEADLINE_SECONDS = 31 * 24 * 3600;
+const DEADLINE = `give seconds from now (1 to ${MAX_DEADLINE_SECONDS}) or a time such as 2030-01-31T12:00:00Z`;
 
 const place = z
   .string()
@@ -34,7 +35,10 @@ const checksum = z
   .union([z.string(), checksumPair], {
     error: 'give "sha-256:<hex>" or { "algorithm": "sha-256", "value": "<hex>" }',
   })
-  .describe('What the bytes must have, else nothing is published: `sha-256:<hex>`, or as an object.')
+  .describe(
+    'What the bytes must have: `sha-256:<hex>`, or as an object. Where they differ nothing is published, and the ' +
+      'transfer fails as `invalid` without another attempt.',
+  )
   .transform((given, ctx): ExpectedDigests => {
     const at = typeof given === 'string' ? given.indexOf(':') : -1;
     const algorithm =
@@ -57,7 +61,10 @@ const labelKey = z
   );
 const labelValue = z
   .string()
-  .regex(/^\P{Cc}{0,255}$/u, 'a label value is at most 255 characters, none of them a control character');
+  .regex(
+    /^[^\p{Cc}\p{Cs}]{0,255}$/u,
+    'a label value is at most 255 characters, none of them a control character',
+  );
 const MANY_LABELS = `at most ${MAX_LABELS} labels`;
 const labels = z
   .record(labelKey, labelValue)
@@ -71,9 +78,15 @@ const onExists = z
 
 /** Seconds from now, or a time. Resolved against the clock when the request is handled. */
 const deadline = z
-  .union([z.number().int().min(1).max(MAX_DEADLINE_SECONDS), z.iso.datetime({ offset: true })], {
-    error: `give seconds from now (1 to ${MAX_DEADLINE_SECONDS}) or a time such as 2030-01-31T12:00:00Z`,
-  })
+  .union(
+    [
+      z.int(DEADLINE).min(1, DEADLINE).max(MAX_DEADLINE_SECONDS, DEADLINE),
+      z.iso.datetime({ offset: true, error: DEADLINE }),
+    ],
+    {
+      error: DEADLINE,
+    },
+  )
   .describe('The transfer fails as `timeout` when it has not ended by then: seconds from now, or a time.');
 
 const common = { priority, labels: labels.default({}), deadline: deadline.optional() };
@@ -90,18 +103,18 @@ export const submission = z
     id: 'Submission',
     description:
       'One object to move. `upload` and `copy` go from one store to another; `download` brings an object into ' +
-      'staging, from where `/content` serves it; `delete` removes what is at `to` and below it.',
+      'staging, from where `/content` serves it; `delete` removes exactly the object at `to`, and nothing below it.',
   });
 
 /** A query parameter that is a number; text in JSON Schema's eyes as well. */
 const numeric = (schema: z.ZodNumber) => z.coerce.number<string | number>().pipe(schema);
 
-const LABEL_PAIR = 'write a label as key:value';
+const LABEL_PAIR = 'write it as label=key=value';
 const labelPairs = z
   .union([z.string(), z.array(z.string())])
   .transform((given) => [given].flat())
-  .pipe(z.array(z.string().regex(/^[^:]+:/, LABEL_PAIR)).max(MAX_LABELS, MANY_LABELS))
-  .transform((pairs) => Object.fromEntries(pairs.map((pair) => splitAt(pair, pair.indexOf(':')))))
+  .pipe(z.array(z.string().regex(/^[^=]+=/, LABEL_PAIR)).max(MAX_LABELS, MANY_LABELS))
+  .transform((pairs) => Object.fromEntries(pairs.map((pair) => splitAt(pair, pair.indexOf('=')))))
   .pipe(labels);
 
 const splitAt = (text: string, at: number): [string, string] => [text.slice(0, at), text.slice(at + 1)];
@@ -110,7 +123,7 @@ const splitAt = (text: string, at: number): [string, string] => [text.slice(0, a
 export const uploadOptions = z.strictObject({
   priority: numeric(z.number().int().min(1).max(1000)).default(100).describe('1 goes first, 1000 last.'),
   'on-exists': onExists,
-  label: labelPairs.default({}).describe('`key:value`, repeatable.'),
+  label: labelPairs.default({}).describe('`key=value`, repeatable.'),
   deadline: z
     .string()
     .transform((text) => (/^\d+$/.test(text) ? Number(text) : text))
@@ -119,14 +132,17 @@ export const uploadOptions = z.strictObject({
     .describe('Seconds from now, or a time.'),
 });
 
-const time = z.iso.datetime({ offset: true });
+const time = z.iso.datetime({
+  offset: true,
+  error: 'give a time such as 2030-01-31T12:00:00Z (in a URL a + is written %2B)',
+});
 export const listQuery = z.strictObject({
   state: z.enum(TRANSFER_STATES).optional(),
   kind: z.enum(TRANSFER_KINDS).optional(),
   store: z.string().optional().describe('Name of a configured store that the transfer reads or writes.'),
   label: z
     .string()
-    .regex(/^[^=]+=/, 'write it as label=key=value')
+    .regex(/^[^=]+=/, LABEL_PAIR)
     .transform((pair) => splitAt(pair, pair.indexOf('=')))
     .optional()
     .describe('`key=value`.'),
@@ -179,7 +195,7 @@ const resultView = z
     sha256: z.string().optional(),
     verified: z
       .array(z.object({ check: z.string(), by: z.string() }))
-      .describe('What was compared, and by whom: `client`, `store`, `read-back` or `staging`.'),
+      .describe('What was compared, and with whose word: `client`, `store`, `staging` or `ledger`.'),
   })
   .meta({ id: 'Result' });
 
@@ -238,4 +254,4 @@ export const errorBody = z
     message: z.string(),
     kind: z.enum(FAILURE_KINDS as [string, ...string[]]),
   })
-  .meta({ id: 'Error', description: 'Every answer that is not a success, on every route.' });
+  .meta({ id: 'Error', description: 'Every answer that is not a success, on every route but `/ready`.' });

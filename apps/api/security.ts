@@ -20,7 +20,7 @@ const BAD_HOST: Refusal = {
   status: 403,
   message: 'Invalid Host header - possible DNS rebinding attack detected',
 };
-const NO_HOST: Refusal = { status: 400, message: 'An HTTP/1.1 request needs a Host header' };
+const NO_HOST: Refusal = { status: 400, message: 'An HTTP/1.1 request needs one Host header' };
 const BAD_ORIGIN: Refusal = { status: 403, message: 'Cross-origin request blocked' };
 
 const LOOPBACK_HOSTS = ['localhost', '127.0.0.1', '[::1]', '0.0.0.0'];
@@ -69,7 +69,7 @@ export function createSecurity(rules: SecurityRules): Security {
   return {
     check(req, path) {
       const { host, origin } = req.headers;
-      if (host === undefined && req.httpVersionMinor === 1) return NO_HOST;
+      if ((host === undefined && req.httpVersionMinor === 1) || hasTwoHosts(req)) return NO_HOST;
       if (rules.disabled) return undefined;
       if (!HOST_EXEMPT.has(path) && !hostAllowed(host ?? '')) return BAD_HOST;
       if (origin !== undefined && CHANGING_METHODS.has(req.method ?? '') && !mayCross(origin))
@@ -88,7 +88,8 @@ export function createSecurity(rules: SecurityRules): Security {
       res.setHeader('access-control-allow-credentials', 'true');
       res.setHeader(
         'access-control-expose-headers',
-        'ETag, Content-Disposition, Location, Repr-Digest, Retry-After',
+        'Accept-Ranges, Content-Disposition, Content-Range, ETag, Idempotency-Replayed, Location, ' +
+          'Preference-Applied, Repr-Digest, Retry-After',
       );
       if (!isPreflight(req)) return;
       res.setHeader('access-control-allow-methods', 'GET, HEAD, PUT, POST, DELETE, OPTIONS');
@@ -98,6 +99,16 @@ export function createSecurity(rules: SecurityRules): Security {
     },
     isPreflight,
   };
+}
+
+/** Who forwards it might have looked at the other one. */
+function hasTwoHosts({ rawHeaders }: IncomingMessage): boolean {
+  let hosts = 0;
+  for (let at = 0; at < rawHeaders.length; at += 2) {
+    const name = rawHeaders[at]!;
+    if (name.length === 4 && name.toLowerCase() === 'host') hosts++;
+  }
+  return hosts > 1;
 }
 
 const isPreflight = (req: IncomingMessage): boolean =>

@@ -46,7 +46,7 @@ export function buildServer(deps: ApiDeps): FastifyInstance {
     routerOptions: { maxParamLength: MAX_HEAD_BYTES },
     rewriteUrl: targetRewriter(config.staticPrefix),
     frameworkErrors: (error, request, reply) =>
-      sendError(new Failure('invalid', error.message, {}, { cause: error }), request, reply, log),
+      sendError(new Failure('invalid', refusedTarget(error), {}, { cause: error }), request, reply, log),
     clientErrorHandler: (error, socket) => answerBrokenRequest(error.code, socket),
   });
   app.server.headersTimeout = HEAD_TIMEOUT_MS;
@@ -84,6 +84,10 @@ export function buildServer(deps: ApiDeps): FastifyInstance {
   return app;
 }
 
+/** Without the target itself, which the router's words repeat: its query may hold a signature. */
+const refusedTarget = ({ code, message }: { readonly code: string; readonly message: string }): string =>
+  code === 'FST_ERR_BAD_URL' ? 'The path of this URL is not valid: a percent sign starts no escape' : message;
+
 /** Host, Origin and credentials, in one hook because each costs every request. */
 function guard(app: FastifyInstance, deps: ApiDeps): void {
   const { config, auth, log } = deps;
@@ -99,9 +103,8 @@ function guard(app: FastifyInstance, deps: ApiDeps): void {
     security.decorate(req, reply.raw);
     const refusal = security.check(req, pathOf(request));
     if (refusal) {
-      const kind = refusal.status === 403 ? 'denied' : 'invalid';
-      const body = errorBody(kind, FAILURES[kind].mlflow, refusal.message);
-      void reply.code(refusal.status).type('application/json').send(body);
+      const code = FAILURES[refusal.status === 403 ? 'denied' : 'invalid'].mlflow;
+      sendRefusal(request, reply, refusal.status, code, refusal.message);
       return;
     }
     if (security.isPreflight(req)) {
@@ -145,7 +148,6 @@ const GROUPS = [
   ['/version', 'operations'],
   ['/ready', 'operations'],
   ['/metrics', 'operations'],
-  ['/ready', 'operations'],
   ['/openapi.json', 'operations'],
 ] as const;
 const COUNTED_METHODS = ['GET', 'HEAD', 'PUT', 'POST', 'DELETE'] as const;
@@ -177,12 +179,19 @@ function refuseUnknown(app: FastifyInstance): void {
     for (const [url, of] of routes)
       if (fits(url, pathOf(request))) for (const method of of) methods.add(method);
     if (methods.size === 0) {
-      sendRefusal(reply, 404, 'ENDPOINT_NOT_FOUND', 'No such endpoint');
+      sendRefusal(request, reply, 404, 'ENDPOINT_NOT_FOUND', 'No such endpoint');
       return;
     }
     void reply.header('allow', [...methods, 'OPTIONS'].sort().join(', '));
     if (request.method === 'OPTIONS') void reply.code(204).send();
-    else sendRefusal(reply, 405, 'INVALID_PARAMETER_VALUE', `This endpoint does not take ${request.method}`);
+    else
+      sendRefusal(
+        request,
+        reply,
+        405,
+        'INVALID_PARAMETER_VALUE',
+        `This endpoint does not take ${request.method}`,
+      );
   });
 }
 

@@ -17,6 +17,8 @@ declare module 'fastify' {
     readonly tags?: readonly string[];
     /** Media type and description of a body that is no JSON. */
     readonly bytes?: { readonly takes?: string; readonly gives?: string };
+    /** Answers without a schema: status → what it means. */
+    readonly answers?: Readonly<Record<string, string>>;
     /** Request headers that the route knows, by name. */
     readonly takesHeaders?: Readonly<Record<string, string>>;
   }
@@ -30,10 +32,11 @@ export function withZod(app: FastifyInstance) {
   const options = { parseAs: 'string', bodyLimit: MAX_JSON_BYTES } as const;
   app.addContentTypeParser<string>(/^application\/json\b/i, options, (_request, text, done) => {
     try {
-      done(null, text === '' ? undefined : JSON.parse(text));
+      done(null, text === '' ? undefined : JSON.parse(text, refuseProto));
     } catch (error) {
-      const why = error instanceof Error ? error.message : String(error);
-      done(new Failure('invalid', `the body is not JSON: ${why}`));
+      done(
+        error instanceof Failure ? error : new Failure('invalid', `the body is not JSON${placeOf(error)}`),
+      );
     }
   });
   app.addContentTypeParser('*', (_request, payload, done) => {
@@ -49,6 +52,19 @@ export function withZod(app: FastifyInstance) {
   return app.withTypeProvider<ZodTypes>();
 }
 
+/** Where it is wrong. The parser's own words repeat a piece of the body, which may be an address with a signature. */
+function placeOf(error: unknown): string {
+  const position = error instanceof Error ? / at position \d+/.exec(error.message) : null;
+  return position ? position[0] : '';
+}
+
+/** As a field it would be passed over in silence. */
+function refuseProto(key: string, value: unknown): unknown {
+  if (key === '__proto__')
+    throw new Failure('invalid', "the body is wrong: no field can be called '__proto__'");
+  return value;
+}
+
 const PARTS: Readonly<Record<string, string>> = {
   body: 'body',
   querystring: 'query',
@@ -60,11 +76,26 @@ const PARTS: Readonly<Record<string, string>> = {
 function refusal(schema: z.ZodType, given: unknown, httpPart: string, error: z.ZodError): string {
   if (httpPart === 'body' && (given === undefined || given === null)) return 'a JSON body is missing';
   const where = PARTS[httpPart] ?? httpPart;
-  return `the ${where} is wrong: ${error.issues.map((issue) => sentence(schema, given, issue)).join('; ')}`;
+  const query = httpPart === 'querystring';
+  const sentences = error.issues.map(
+    (issue) => (query && twice(given, issue)) || sentence(schema, given, issue),
+  );
+  return `the ${where} is wrong: ${sentences.join('; ')}`;
+}
+
+/** A parameter that is there several times and may not be. */
+function twice(given: unknown, { path }: z.core.$ZodIssue): string | undefined {
+  const [name, more] = path;
+  if (typeof given !== 'object' || given === null || name === undefined || more !== undefined)
+    return undefined;
+  return Array.isArray(Reflect.get(given, name)) ? `${String(name)}: give it once` : undefined;
 }
 
 function sentence(schema: z.ZodType, given: unknown, issue: z.core.$ZodIssue): string {
-  const field = issue.path.map(String).join('.');
+  // a parameter that may be repeated is named as it is written
+  const path =
+    issue.path.length === 2 && typeof issue.path[1] === 'number' ? issue.path.slice(0, 1) : issue.path;
+  const field = path.map(String).join('.');
   if (issue.code === 'unrecognized_keys') {
     const unknown = issue.keys.map((key) => `'${key}'`).join(', ');
     const known = field === '' ? knownFields(schema, given) : undefined;

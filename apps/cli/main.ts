@@ -2,6 +2,7 @@
 /** `longshore <command>`: arguments to a command, what it resolves with or throws to an exit code. */
 import { Command, CommanderError, Option } from 'commander';
 import { isDebugging } from '../../lib/config.ts';
+import { redactUri } from '../../lib/config-values.ts';
 import { Failure, failureOf } from '../../lib/errors.ts';
 import { VERSION } from '../../lib/version.ts';
 import { addSettings, settingsFrom } from './options.ts';
@@ -86,7 +87,7 @@ function program(done: (exit: number) => void): Command {
 function refuseUnknown(cli: Command, given: string | undefined): void {
   const names = [...cli.commands.map((command) => command.name()), 'help'];
   if (given === undefined || given.startsWith('-') || names.includes(given)) return;
-  throw new Failure('invalid', `there is no command '${given}'; there are ${names.join(', ')}`);
+  throw new Failure('invalid', `there is no command '${redactUri(given)}'; there are ${names.join(', ')}`);
 }
 
 /** One line, and the exit code that goes with it. */

@@ -112,12 +112,16 @@ export async function spawnRole(
   name: string,
   signal: AbortSignal,
 ): Promise<Instance> {
-  const child = spawn(process.execPath, [...process.execArgv, SMALL_YOUNG_GENERATION, MAIN, role, '--supervised'], {
-    env: childEnvironment(config),
-    // out of the terminal's reach: Ctrl-C is for the parent, which stops its children in order
-    detached: true,
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-  });
+  const child = spawn(
+    process.execPath,
+    [...process.execArgv, SMALL_YOUNG_GENERATION, MAIN, role, '--supervised'],
+    {
+      env: childEnvironment(config),
+      // out of the terminal's reach: Ctrl-C is for the parent, which stops its children in order
+      detached: true,
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    },
+  );
   const ended = endOf(child);
   const kill = (): void => void child.kill('SIGKILL');
   signal.addEventListener('abort', kill, { once: true });

@@ -231,7 +231,8 @@ export class Queue implements RedisPlace {
       return await within(run(), PATIENCE_MS);
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);
-      throw new Failure('unavailable', `could not ${what}: Redis: ${why}`, { op: what }, { cause: error });
+      // without the client's error: it carries the command that failed, and that may be AUTH with its password
+      throw new Failure('unavailable', `could not ${what}: Redis: ${why}`, { op: what });
     }
   }
 }

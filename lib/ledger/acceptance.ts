@@ -9,9 +9,6 @@ import type { Statements } from './statements.ts';
 import type { Targets } from './targets.ts';
 import type { NewTransfer } from './transfer.ts';
 
-/** How long a synchronous request may publish when it doesn't say. */
-const SLOT_MS = 10 * 60 * 1000;
-
 export function acceptance(
   core: Core,
   statements: Statements,
@@ -100,7 +97,7 @@ export function acceptance(
           synchronous: 1,
           to_tree: target.tree ? 1 : 0,
           started_ms: nowMs,
-          deadline_ms: deadlineMs ?? nowMs + SLOT_MS,
+          deadline_ms: deadlineMs,
         });
         return { id, epoch: 1 };
       });

@@ -132,7 +132,7 @@ export interface Transfers {
   /**
    * A synchronous PUT's or DELETE's turn on a target. `free`: no unended transfer overlaps, nothing was written
    * down, go on. `occupied`: one is publishing: try again. Else a row in state `publishing`, accepted now, that
-   * only its owner ends, with `end`; without that it is `overdue` at its deadline (10 minutes where none is given).
+   * only its owner ends, with `end`; without that it is `overdue` at its deadline, which `renewSlot` puts off.
    * A delete's target is everything at and below the path; that of a transfer which was accepted is exactly its
    * path, also of a delete.
    */
@@ -141,8 +141,10 @@ export interface Transfers {
     readonly kind: 'upload' | 'delete';
     readonly to: Place;
     readonly owner: string;
-    readonly deadlineMs?: number | undefined;
+    readonly deadlineMs: number;
   }): Promise<'free' | 'occupied' | { readonly id: string; readonly epoch: number }>;
+  /** The turn is still in use. `false`: it was ended, because its deadline had come. */
+  renewSlot(id: string, epoch: number, deadlineMs: number): Promise<boolean>;
 
   /**
    * The reconciler's: a new epoch for an unended row; running → accepted, while publishing stays publishing (the
@@ -150,8 +152,6 @@ export interface Transfers {
    * synchronous request.
    */
   requeue(id: string, epoch: number): Promise<number | undefined>;
-  /** The job of this epoch is in the queue now. */
-  markQueued(id: string, epoch: number): Promise<void>;
   /** Unended ones that a job should exist for, by (queuedMs, id); `after` goes on behind the last one seen. */
   unended(page: {
     readonly queuedBeforeMs: number;
@@ -160,7 +160,7 @@ export interface Transfers {
   }): Promise<Transfer[]>;
   /**
    * Unended ones whose deadline has passed, synchronous ones too, and those never started that were accepted before
-   * `acceptedBeforeMs`.
+   * `acceptedBeforeMs`. Never one that a worker is publishing: it may be visible by now, and that is settled by looking.
    */
   overdue(query: {
     readonly nowMs: number;

@@ -34,6 +34,8 @@ export interface Engine {
   /** Sees what is committed, and waits for no writer. */
   readonly reading: Db;
   readonly types: ColumnTypes;
+  /** Resolves once all that was committed before is on disk; a commit alone need not be. */
+  durable(): Promise<void>;
   /** The only code that looks inside a database's error. */
   classify(error: unknown): EngineTrouble;
   close(): Promise<void>;

@@ -6,18 +6,19 @@ import type { TransferRow } from './rows.ts';
 import { transferOf } from './rows.ts';
 import { isUnended, type Statements } from './statements.ts';
 import type { Targets } from './targets.ts';
-import type { TransferState } from './transfer.ts';
+import { type TransferState, WORKER_GONE } from './transfer.ts';
 
 type Moves = Pick<
   Transfers,
-  'start' | 'publishing' | 'end' | 'attemptFailed' | 'cancel' | 'requeue' | 'markQueued'
+  'start' | 'publishing' | 'end' | 'attemptFailed' | 'cancel' | 'requeue' | 'renewSlot'
 >;
 type FailureColumns = Pick<TransferRow, 'failure_kind' | 'failure_message'>;
 
 const NO_FAILURE: FailureColumns = { failure_kind: null, failure_message: null };
-const TAKEN_OVER: FailureColumns = {
+const TAKEN_OVER: FailureColumns = { failure_kind: 'interrupted', failure_message: WORKER_GONE };
+const GIVEN_ANEW: FailureColumns = {
   failure_kind: 'interrupted',
-  failure_message: 'its worker was not heard of again, and another one took over',
+  failure_message: 'the queue had lost its job, and it was given a new one',
 };
 const CANCELLED: FailureColumns = { failure_kind: 'cancelled', failure_message: 'it was cancelled' };
 
@@ -134,14 +135,17 @@ export function moves(core: Core, statements: Statements, targets: Targets): Mov
           .where('epoch', '=', epoch)
           .where('state', '=', row.state)
           .execute();
-        await statements.closeAttempts.all(db, { id, nowMs, ...TAKEN_OVER });
+        await statements.closeAttempts.all(db, { id, nowMs, ...GIVEN_ANEW });
         if (state !== row.state) await statements.addEvent.all(db, { id, state, nowMs });
         return epoch + 1;
       }),
 
-    markQueued: (id, epoch) =>
+    renewSlot: (id, epoch, deadlineMs) =>
       writer.run(async (db) => {
-        await statements.setQueued.all(db, { id, epoch, nowMs: now() });
+        const row = await current(db, id, epoch);
+        if (row?.synchronous !== 1) return false;
+        await statements.setDeadline.all(db, { id, deadlineMs });
+        return true;
       }),
   };
 }

@@ -152,6 +152,7 @@ export const pastDeadline = (db: Db, nowMs: number, limit: number) =>
     .selectAll()
     .where('ended_ms', 'is', null)
     .where('deadline_ms', '<=', nowMs)
+    .where((eb) => eb.or([eb('state', '<>', 'publishing'), eb('synchronous', '=', 1)]))
     .orderBy('deadline_ms')
     .limit(limit);
 

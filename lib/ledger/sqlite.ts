@@ -1,10 +1,15 @@
 /**
- * SQLite, the one inside Node, for Kysely. Two connections a process: one that writes, in WAL mode and synced at
- * each commit, and one that only reads, so that a read neither waits for a group of writes nor sees it half done.
+ * SQLite, the one inside Node, for Kysely. Two connections a process: one that writes, in WAL mode, and one that only
+ * reads, so that a read neither waits for a group of writes nor sees it half done.
  *
- * Calls are synchronous: whoever waits for a lock stops its process's event loop. Hence the short busy timeout; the
- * patience is the writer's.
+ * Calls are synchronous: whoever waits for a lock or for the disk stops its process's event loop. Hence the short busy
+ * timeout (the patience is the writer's), and hence a commit only writes into the log: the log is synced right after
+ * by a thread (`durable`), and nobody is told before. SQLite itself syncs it before it copies from it, so that the
+ * file stays sound whatever happens (its `synchronous = normal`).
  */
+import { closeSync, fsyncSync, openSync } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
 import {
   CompiledQuery,
@@ -50,7 +55,7 @@ export function openSqlite(path: string): Engine {
   let reader: DatabaseSync;
   try {
     writer.exec('pragma journal_mode = wal');
-    writer.exec('pragma synchronous = full');
+    writer.exec('pragma synchronous = normal');
     writer.exec('pragma foreign_keys = on');
     // A WAL that one long read let grow is cut back at the next checkpoint.
     writer.exec(`pragma journal_size_limit = ${64 * 1024 * 1024}`);
@@ -61,16 +66,66 @@ export function openSqlite(path: string): Engine {
   }
   const writing = new Kysely<LedgerTables>({ dialect: new NodeSqliteDialect(writer) });
   const reading = new Kysely<LedgerTables>({ dialect: new NodeSqliteDialect(reader) });
+  const log = new LogSync(`${path}-wal`);
   return {
     writing,
     reading,
     types: TYPES,
+    durable: () => log.sync(),
     classify: (error) => sqliteTrouble(error, path),
     close: async () => {
+      await log.close();
       // Kysely closes only what it has used.
       for (const db of [reader, writer]) if (db.isOpen) db.close();
     },
   };
+}
+
+/**
+ * Syncs the write-ahead log. The file stays the same one as long as a connection is open. Those who ask while a sync
+ * runs share the next: a sync may serve only what was written before it started.
+ */
+class LogSync {
+  readonly #path: string;
+  #file: Promise<FileHandle> | undefined;
+  #running: Promise<void> | undefined;
+  #next: Promise<void> | undefined;
+
+  constructor(path: string) {
+    this.#path = path;
+  }
+
+  sync(): Promise<void> {
+    this.#next ??= (this.#running ?? Promise.resolve())
+      .catch(() => undefined) // told to those who waited for it
+      .then(() => {
+        this.#running = this.#next;
+        this.#next = undefined;
+        return this.#syncNow();
+      });
+    return this.#next;
+  }
+
+  async #syncNow(): Promise<void> {
+    this.#file ??= this.#open();
+    await (await this.#file).datasync();
+  }
+
+  async #open(): Promise<FileHandle> {
+    const file = await open(this.#path, 'r+');
+    const folder = openSync(dirname(this.#path), 'r');
+    try {
+      fsyncSync(folder); // the log may just have been made
+    } finally {
+      closeSync(folder);
+    }
+    return file;
+  }
+
+  async close(): Promise<void> {
+    await this.#running?.catch(() => undefined);
+    await (await this.#file?.catch(() => undefined))?.close();
+  }
 }
 
 /**

@@ -58,13 +58,8 @@ export function statements(build: Db) {
         staged_bytes: p.staged_bytes,
       }),
     ),
-    setQueued: prepare<{ id: string; epoch: number; nowMs: number }>()((p) =>
-      build
-        .updateTable('transfers')
-        .set({ queued_ms: p.nowMs })
-        .where('id', '=', p.id)
-        .where('epoch', '=', p.epoch)
-        .where('ended_ms', 'is', null),
+    setDeadline: prepare<{ id: string; deadlineMs: number }>()((p) =>
+      build.updateTable('transfers').set({ deadline_ms: p.deadlineMs }).where('id', '=', p.id),
     ),
 
     addAttempt: prepare<{ id: string; epoch: number; worker: string; nowMs: number }>()((p) =>

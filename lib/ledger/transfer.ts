@@ -62,7 +62,8 @@ export interface Verification {
   /** `size`, `sha256`, `crc32`, `md5` … */
   readonly check: string;
   /**
-   * Who compared: `client` (against what the caller sent), `store` (the backend itself), `read-back`, `staging`.
+   * Whose word it was compared with: the `client`'s, the `store`'s (the backend itself), `staging`'s, or the `ledger`'s
+   * of exactly this version of the source.
    */
   readonly by: string;
 }
@@ -91,7 +92,7 @@ export interface Transfer extends NewTransfer {
   /** It is a synchronous request's turn on its target: no job, no staged bytes. */
   readonly synchronous: boolean;
   readonly createdMs: number;
-  /** Last time a job was put into the queue for this epoch, or accepted. */
+  /** When it was accepted, retried or given a new job, last. */
   readonly queuedMs: number;
   readonly startedMs?: number | undefined;
   readonly endedMs?: number | undefined;
@@ -103,6 +104,9 @@ export interface Transfer extends NewTransfer {
    */
   readonly stagedUntilMs?: number | undefined;
 }
+
+/** Why an attempt ended whose worker died, or lost the job, without a word. */
+export const WORKER_GONE = 'its worker was not heard of again, and another one took over';
 
 export interface Attempt {
   readonly number: number;

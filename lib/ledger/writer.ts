@@ -1,6 +1,6 @@
 /**
  * One queue of writes a process. What has gathered while the last transaction was on its way goes into the next
- * one, so that one sync serves many; between two it pauses, so that other processes get their turn: SQLite knows no
+ * one, and one sync serves all that committed before it began; between two transactions it pauses, so that other processes get their turn: SQLite knows no
  * queue for its lock.
  */
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
@@ -42,6 +42,7 @@ export class Writer {
   readonly #engine: Engine;
   readonly #patienceMs: number;
   readonly #onCommit: (ms: number) => void;
+  readonly #syncing = new Set<Promise<void>>();
   #queue: Waiting[] = [];
   #draining: Promise<void> | undefined;
   #closed = false;
@@ -74,6 +75,7 @@ export class Writer {
   async close(): Promise<void> {
     this.#closed = true;
     await this.#draining;
+    await Promise.all(this.#syncing);
   }
 
   async #drain(): Promise<void> {
@@ -115,12 +117,35 @@ export class Writer {
       for (const waiting of group) waiting.failed(failure);
       return true;
     }
-    this.#onCommit(performance.now() - startedMs);
     this.stats.groups++;
     this.stats.units += outcomes.length;
     this.#queue = this.#queue.slice(outcomes.length);
-    for (const tell of outcomes) tell();
+    this.#tellWhenDurable(startedMs, group.slice(0, outcomes.length), outcomes);
     return true;
+  }
+
+  /** The next group need not wait for it. */
+  #tellWhenDurable(startedMs: number, group: readonly Waiting[], outcomes: readonly (() => void)[]): void {
+    const told = this.#engine
+      .durable()
+      .then(
+        () => {
+          this.#onCommit(performance.now() - startedMs);
+          for (const tell of outcomes) tell();
+        },
+        (error: unknown) => {
+          const why = error instanceof Error ? error.message : String(error);
+          const failure = new Failure(
+            'unavailable',
+            `could not sync the ledger: ${why}; look at its disk and at the system log`,
+            {},
+            { cause: error },
+          );
+          for (const waiting of group) waiting.failed(failure);
+        },
+      )
+      .finally(() => this.#syncing.delete(told));
+    this.#syncing.add(told);
   }
 
   /** What to tell the unit after the commit. Throws when the transaction as a whole is lost. */

@@ -1,4 +1,5 @@
 import { failureOf } from '../errors.ts';
+import { HashThread } from './hashing.ts';
 
 /**
  * The memory that one process uses for bytes in flight: a counted budget, handed out in slabs that are used again.
@@ -7,6 +8,8 @@ import { failureOf } from '../errors.ts';
 export class BufferPool {
   readonly budgetBytes: number;
   readonly slabBytes: number;
+  /** Digests what lies in the slabs, which are shared memory. */
+  readonly hashing = new HashThread();
   readonly #spare: Buffer[] = [];
   readonly #waiting: { readonly bytes: number; readonly go: () => void }[] = [];
   #usedBytes = 0;
@@ -86,6 +89,7 @@ export class BufferLease {
   readonly #release: () => void;
   readonly #slabs: Buffer[] = [];
   #filled = 0;
+  #taken = 0;
   #released = false;
 
   constructor(bytes: number, slabBytes: number, spare: Buffer[], release: () => void) {
@@ -118,7 +122,7 @@ export class BufferLease {
   /** A small body gets exactly its size instead of a slab it would hardly use. */
   #nextSlab(): Buffer {
     if (this.#bytes < this.#slabBytes) return Buffer.allocUnsafe(this.#bytes);
-    return this.#spare.pop() ?? Buffer.allocUnsafeSlow(this.#slabBytes);
+    return this.#spare.pop() ?? Buffer.from(new SharedArrayBuffer(this.#slabBytes));
   }
 
   /** What was appended, as it lies in memory; valid until `release`. */
@@ -128,11 +132,28 @@ export class BufferLease {
     );
   }
 
-  /** Gives the memory back; again is fine. */
-  release(): void {
+  /** What was appended since this was last called: whole slabs of it, with `rest` also the one being filled. */
+  fresh(rest: boolean): readonly Uint8Array[] {
+    const upTo = rest ? this.#filled : this.#filled - (this.#filled % this.#slabBytes);
+    const pieces: Uint8Array[] = [];
+    while (this.#taken < upTo) {
+      const from = this.#taken % this.#slabBytes;
+      const length = Math.min(this.#slabBytes - from, upTo - this.#taken);
+      pieces.push(this.#slabs[Math.floor(this.#taken / this.#slabBytes)]!.subarray(from, from + length));
+      this.#taken += length;
+    }
+    return pieces;
+  }
+
+  /**
+   * Gives the memory back; again is fine. `lent`: a call that was given up may still read it, so nothing else is
+   * written into it; it goes once that call is over.
+   */
+  release(state: 'free' | 'lent' = 'free'): void {
     if (this.#released) return;
     this.#released = true;
-    for (const slab of this.#slabs) if (slab.length === this.#slabBytes) this.#spare.push(slab);
+    if (state === 'free')
+      for (const slab of this.#slabs) if (slab.length === this.#slabBytes) this.#spare.push(slab);
     this.#slabs.length = 0;
     this.#release();
   }

@@ -2,11 +2,12 @@
  * Bytes on their way into one store: cut from a stream that can be read only once into parts held in pool memory,
  * digested as they pass, sent, and published only when length and digests are right.
  */
-import { Digester, type Digests, type ExpectedDigests, wholeCrc } from '../digests.ts';
+import { type Digests, type ExpectedDigests, wholeCrc } from '../digests.ts';
 import { Failure, failureOf } from '../errors.ts';
 import type { StorePath } from '../path.ts';
 import type { BufferLease, BufferPool } from './buffers.ts';
 import type { Body, Bytes, Driver, FileEntry, Multipart, Receipt, Upload, WriteCall } from './driver.ts';
+import { type Hasher, InlineHasher } from './hashing.ts';
 
 export interface PrepareOptions {
   readonly signal: AbortSignal;
@@ -16,14 +17,17 @@ export interface PrepareOptions {
   /** Declared length in bytes. */
   readonly size?: number;
   readonly expected?: ExpectedDigests;
-  /** What a wrong length or digest is: the caller's fault (`invalid`, the default) or damage on the way (`corrupt`). */
-  readonly mismatch?: 'invalid' | 'corrupt';
+  /** Default: whatever differs is the caller's fault. */
+  readonly mismatch?: MismatchKind;
   readonly mode?: 'replace' | 'create';
   readonly ifMatch?: string;
   readonly journal?: UploadJournal;
   /** Bytes taken from the source so far. */
   readonly onProgress?: (bytesSoFar: number) => void;
 }
+
+/** What a wrong length or digest is: the fault of who declared it (`invalid`) or damage on the way (`corrupt`). */
+export type MismatchKind = (what: 'size' | keyof ExpectedDigests) => 'invalid' | 'corrupt';
 
 /** Multipart uploads are written down before they begin, so that none is forgotten in a store. */
 export interface UploadJournal {
@@ -105,7 +109,8 @@ class DraftWriter {
   failure: Failure | undefined;
   readonly #target: DraftTarget;
   readonly #opts: PrepareOptions;
-  readonly #digester: Digester;
+  readonly #hasher: Hasher;
+  #takenBytes = 0;
   readonly #multipart: Multipart | undefined;
   readonly #stop = new AbortController();
   /** The caller's, and that of a part that could not be sent. */
@@ -113,6 +118,7 @@ class DraftWriter {
   readonly #receipts: Receipt[] = [];
   readonly #inFlight = new Set<Promise<void>>();
   #part: BufferLease | undefined;
+  #partState: 'free' | 'lent' = 'free';
   #partNumber = 0;
   #sentBytes = 0;
   #upload: Upload | undefined;
@@ -121,25 +127,28 @@ class DraftWriter {
   constructor(target: DraftTarget, opts: PrepareOptions) {
     this.#target = target;
     this.#opts = opts;
-    this.#digester = new Digester(opts.expected);
+    const { expected = {}, size } = opts;
+    const short = size !== undefined && size <= target.buffers.slabBytes;
+    this.#hasher = short ? new InlineHasher(expected) : target.buffers.hashing.open(expected);
     this.#multipart = target.driver.multipart;
     this.signal = AbortSignal.any([opts.signal, this.#stop.signal]);
   }
 
   async take(chunk: Uint8Array): Promise<void> {
     const { size } = this.#opts;
-    if (size !== undefined && this.#digester.size + chunk.length > size)
-      throw this.#mismatch(`the body is longer than the ${count(size)} that were declared`);
+    if (size !== undefined && this.#takenBytes + chunk.length > size)
+      throw this.#mismatch('size', `the body is longer than the ${count(size)} that were declared`);
     for (let at = 0; at < chunk.length; ) {
       if (this.#part?.room === 0) await this.#sendPart();
       this.#part ??= await this.#openPart();
       const piece =
         at === 0 && chunk.length <= this.#part.room ? chunk : chunk.subarray(at, at + this.#part.room);
-      this.#digester.update(piece);
       this.#part.append(piece);
+      for (const slab of this.#part.fresh(false)) this.#hasher.update(slab);
+      this.#takenBytes += piece.length;
       at += piece.length;
     }
-    this.#opts.onProgress?.(this.#digester.size);
+    this.#opts.onProgress?.(this.#takenBytes);
   }
 
   async #openPart(): Promise<BufferLease> {
@@ -166,7 +175,7 @@ class DraftWriter {
       throw this.#tooLong(largest * limits.maxParts);
     if (this.#partNumber >= limits.maxParts) throw this.#tooLong(this.#sentBytes);
     const partBytes = Math.min(needed, Math.max(largest, limits.goodBytes));
-    return size === undefined ? partBytes : Math.min(partBytes, size - this.#digester.size);
+    return size === undefined ? partBytes : Math.min(partBytes, size - this.#takenBytes);
   }
 
   #tooLong(mostBytes: number): Failure {
@@ -182,37 +191,47 @@ class DraftWriter {
   async #sendPart(): Promise<void> {
     const lease = this.#part!;
     this.#part = undefined;
-    const body = bodyOf(lease, this.#digester.takePartCrc());
+    const digested = this.#crcOf(lease);
+    digested.catch(() => undefined); // told where it is waited for
     const part = { number: ++this.#partNumber, offset: this.#sentBytes };
-    this.#sentBytes += body.size;
+    this.#sentBytes += lease.filled;
     const multipart = this.#multipart;
     if (!multipart) {
-      lease.release();
-      throw this.#tooLong(body.size);
+      lease.release('lent');
+      throw this.#tooLong(lease.filled);
     }
     try {
       this.#upload ??= await this.#begin(multipart);
       while (this.#inFlight.size >= PARTS_IN_FLIGHT) await Promise.race(this.#inFlight);
       this.signal.throwIfAborted();
     } catch (error) {
-      lease.release();
+      lease.release('lent');
       throw error;
     }
     const upload = this.#upload;
-    const sent: Promise<void> = this.#target
-      .attempt('send a part of', this.signal, () =>
-        multipart.part(upload, part, body, { signal: this.signal }),
+    const sent: Promise<void> = digested
+      .then((crc) =>
+        this.#target.attempt('send a part of', this.signal, () =>
+          multipart.part(upload, part, bodyOf(lease, crc), { signal: this.signal }),
+        ),
       )
-      .then((receipt) => void this.#receipts.push(receipt))
+      .then((receipt) => {
+        this.#receipts.push(receipt);
+        lease.release();
+      })
       .catch((error: unknown) => {
-        this.failure ??= failureOf(error);
+        lease.release('lent'); // whoever was stopped may not have noticed yet
+        this.failure ??= uploadLost(failureOf(error));
         this.#stop.abort(this.failure);
       })
-      .finally(() => {
-        lease.release();
-        this.#inFlight.delete(sent);
-      });
+      .finally(() => this.#inFlight.delete(sent));
     this.#inFlight.add(sent);
+  }
+
+  /** Once it answers, the memory of the part has been read. */
+  #crcOf(lease: BufferLease): Promise<number> {
+    for (const slab of lease.fresh(true)) this.#hasher.update(slab);
+    return this.#hasher.partCrc();
   }
 
   async #begin(multipart: Multipart): Promise<Upload> {
@@ -241,15 +260,18 @@ class DraftWriter {
 
   async end(): Promise<Draft> {
     const { size, expected = {} } = this.#opts;
-    if (size !== undefined && this.#digester.size < size)
-      throw this.#mismatch(`the body ended after ${count(this.#digester.size)} of ${count(size)}`);
+    if (size !== undefined && this.#takenBytes < size) {
+      await Promise.all(this.#inFlight); // so that none of them is cut off
+      throw this.#mismatch('size', `the body ended after ${count(this.#takenBytes)} of ${count(size)}`);
+    }
     if (this.#upload && this.#part) await this.#sendPart();
     await Promise.all(this.#inFlight);
     if (this.failure) throw this.failure;
-    const crc = this.#part && this.#digester.takePartCrc();
-    const { digests, mismatch } = this.#digester.end();
+    const crc = this.#part && (await this.#crcOf(this.#part));
+    const { digests, mismatch } = await this.#hasher.end();
     if (mismatch)
       throw this.#mismatch(
+        mismatch.name,
         `its ${mismatch.name} is ${mismatch.actual}, not ${mismatch.expected} as was declared`,
       );
     const checks = Object.keys(expected).filter(
@@ -271,16 +293,19 @@ class DraftWriter {
     };
   }
 
-  #mismatch(why: string): Failure {
-    return new Failure(this.#opts.mismatch ?? 'invalid', `nothing was stored: ${why}`, {
+  #mismatch(what: Parameters<MismatchKind>[0], why: string): Failure {
+    return new Failure(this.#opts.mismatch?.(what) ?? 'invalid', `nothing was stored: ${why}`, {
       op: 'put',
       path: this.#target.path,
     });
   }
 
-  #write(crc: number, signal: AbortSignal): Promise<FileEntry> {
+  async #write(crc: number, signal: AbortSignal): Promise<FileEntry> {
     const body: Body = this.#part ? bodyOf(this.#part, crc) : { size: 0, crc32: 0, open: () => [] };
-    return this.#target.driver.write(this.#target.path, body, this.#call(signal));
+    this.#partState = 'lent';
+    const entry = await this.#target.driver.write(this.#target.path, body, this.#call(signal));
+    this.#partState = 'free';
+    return entry;
   }
 
   #finish(upload: Upload, digests: Digests, signal: AbortSignal): Promise<FileEntry> {
@@ -295,15 +320,19 @@ class DraftWriter {
     signal: AbortSignal,
   ): Promise<Published> {
     const { driver, path } = this.#target;
-    const entry = await this.#target.attempt('publish', signal, async () => {
-      try {
-        return await publish();
-      } catch (error) {
-        const found = await this.#ours(digests, signal);
-        if (found) return found;
-        throw error;
-      }
-    });
+    const entry = await this.#target
+      .attempt('publish', signal, async () => {
+        try {
+          return await publish();
+        } catch (error) {
+          const found = await this.#ours(digests, signal);
+          if (found) return found;
+          throw error;
+        }
+      })
+      .catch((error: unknown) => {
+        throw this.#upload ? uploadLost(failureOf(error)) : error;
+      });
     const crc = wholeCrc(digests);
     if (entry.size !== digests.size || (entry.crc32 !== undefined && entry.crc32 !== crc))
       throw new Failure(
@@ -332,7 +361,7 @@ class DraftWriter {
   }
 
   async #settled(): Promise<void> {
-    this.#part?.release();
+    this.#part?.release(this.#partState);
     this.#part = undefined;
     this.#upload = undefined;
     const id = this.#journalId;
@@ -342,6 +371,9 @@ class DraftWriter {
   }
 
   async discard(): Promise<void> {
+    const cutOff = this.#inFlight.size > 0;
+    this.#hasher.drop();
+    this.#partState = 'lent'; // to the digest thread, which may still read it
     this.#stop.abort(new Failure('cancelled', 'the body was given up'));
     await Promise.all(this.#inFlight);
     const upload = this.#upload;
@@ -351,9 +383,10 @@ class DraftWriter {
         .attempt('abandon', signal, () => this.#multipart!.abandon(upload, { signal }))
         .then(
           () => true,
-          () => false, // gc does it, the journal still has it
+          () => false,
         );
-      if (!abandoned) this.#journalId = undefined;
+      // the journal keeps it for gc: a part that was cut off may still land, and bring its upload back
+      if (!abandoned || cutOff) this.#journalId = undefined;
     }
     await this.#settled();
   }
@@ -363,6 +396,12 @@ function bodyOf(lease: BufferLease, crc32: number): Body {
   const chunks = lease.chunks();
   return { size: lease.filled, crc32, open: () => chunks };
 }
+
+/** An upload that was begun and is not there any more (a lifecycle rule may end one): sent anew it may go well. */
+const uploadLost = (failure: Failure): Failure =>
+  failure.kind === 'not-found'
+    ? new Failure('unavailable', failure.message, failure.facts, { cause: failure })
+    : failure;
 
 const roundUp = (value: number, to: number): number => Math.ceil(value / to) * to;
 const count = (bytes: number): string => `${bytes.toLocaleString('en-US')} bytes`;

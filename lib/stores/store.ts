@@ -17,7 +17,7 @@ import type {
 } from './driver.ts';
 import { tapped } from './layers/around.ts';
 
-export type { Draft, PrepareOptions, Published, UploadJournal } from './draft.ts';
+export type { Draft, MismatchKind, PrepareOptions, Published, UploadJournal } from './draft.ts';
 
 const REMOVE_PAGE = 1000;
 

@@ -27,6 +27,8 @@ export interface Attempt {
   onProgress(done: number, total: number | undefined): void;
   /** From here on nothing moves that could be seen: the store joins and syncs. */
   onRest(): void;
+  /** Now it is going to be seen. @throws Failure `interrupted`: another worker may have the job by now */
+  onPublish(): void;
 }
 
 /** `stale`: somebody else ended it, or it has a newer epoch; nothing is left to do. */
@@ -55,7 +57,9 @@ async function carry(deps: TransferDeps, row: Transfer, attempt: Attempt): Promi
       outcome: plan.outcome,
       size: plan.entry.size,
       etag: plan.entry.etag,
-      ...(source.known.sha256 !== undefined && { sha256: source.known.sha256 }),
+      // what `skip` left may be anything
+      ...(source.known.sha256 !== undefined &&
+        (plan.outcome === 'published' || row.onExists !== 'skip') && { sha256: source.known.sha256 }),
       verified: [],
     });
 
@@ -68,7 +72,7 @@ async function carry(deps: TransferDeps, row: Transfer, attempt: Attempt): Promi
       if (turn === 'superseded') await freeStaged(deps, row);
       return turn;
     }
-    return await publish(deps, row, to, draft, attempt);
+    return await publish(deps, row, to, draft, source.known, attempt);
   } catch (error) {
     await draft.discard();
     throw error;
@@ -89,21 +93,49 @@ async function send(
   { signal, onProgress }: Attempt,
 ): Promise<Draft> {
   const token = `${row.id}-${row.epoch}`;
-  const { size, sha256 } = source.known;
-  // where this version's digest is known, the store it comes from must give back exactly that
-  const expected = { sha256, ...row.expected };
+  const { size } = source.known;
   const opts: PrepareOptions = {
     signal,
     token,
     size,
-    expected,
+    ...demands(row, source),
     mode,
-    mismatch: 'corrupt',
     mediaType: contentTypeOf(baseName(to.path)),
     journal: uploadJournal(deps.ledger.uploads, to.store, token),
     onProgress: (done) => onProgress(done, size),
   };
   return storeAt(deps, to).prepare(to.path, source.bytes(signal), opts);
+}
+
+/**
+ * What the bytes must be: what their store vouches for, else they were damaged on the way and another attempt may go
+ * well; and what the caller declared, who else named another object, and that no attempt changes.
+ * @throws Failure `invalid`: the two contradict each other
+ */
+function demands(row: Transfer, { known }: Source): Pick<PrepareOptions, 'expected' | 'mismatch'> {
+  const declared = row.expected ?? {};
+  for (const name of ['sha256', 'crc32'] as const)
+    if (
+      row.from &&
+      known[name] !== undefined &&
+      declared[name] !== undefined &&
+      known[name] !== declared[name]
+    )
+      throw new Failure(
+        'invalid',
+        `nothing was stored: the ${name} of ${nameOf(row.from)} is ${known[name]}, not ${declared[name]} as was declared`,
+        { op: 'read', store: row.from.store, path: row.from.path },
+      );
+  const vouched = (what: string): boolean =>
+    row.from === undefined ||
+    what === 'size' ||
+    ((what === 'sha256' || what === 'crc32') && known[what] !== undefined);
+  // of what others have put there the ledger knows no SHA-256: then the store's own CRC32 says what it has
+  const { sha256 } = known;
+  return {
+    expected: { ...(sha256 === undefined ? { crc32: known.crc32 } : { sha256 }), ...declared },
+    mismatch: (what) => (vouched(what) ? 'corrupt' : 'invalid'),
+  };
 }
 
 /** Commits `publishing`. @throws Failure `busy`: another one has been publishing there for a while */
@@ -127,11 +159,13 @@ async function publish(
   row: Transfer,
   to: Place,
   draft: Draft,
+  known: Source['known'],
   attempt: Attempt,
 ): Promise<AttemptEnd> {
   const { digests } = draft;
   let published: Published;
   try {
+    attempt.onPublish();
     published = await draft.publish({ signal: attempt.signal });
   } catch (error) {
     if (!(error instanceof Failure) || error.kind !== 'already-exists') throw error;
@@ -153,35 +187,34 @@ async function publish(
     etag: entry.etag,
     sha256,
     // a draft takes all that it was to compare for the client's wish; here some of it was staging's word
-    verified: [...sourceChecks(row), ...verified.filter((check) => check.by !== 'client')],
+    verified: [...sourceChecks(row, known), ...verified.filter((check) => check.by !== 'client')],
   });
 }
 
 /** What `send` compared, beyond what the store says of itself. */
-function sourceChecks(row: Transfer): Verification[] {
+function sourceChecks(row: Transfer, known: Source['known']): Verification[] {
   const byClient = Object.entries(row.expected ?? {})
     .filter(([, digest]) => digest !== undefined)
     .map(([check]) => ({ check, by: 'client' }));
-  return row.from ? byClient : [...byClient, { check: 'sha256', by: 'staging' }];
+  if (!row.from) return [...byClient, { check: 'sha256', by: 'staging' }];
+  return known.sha256 === undefined ? byClient : [...byClient, { check: 'sha256', by: 'ledger' }];
 }
 
 async function fetchToStaging(deps: TransferDeps, row: Transfer, attempt: Attempt): Promise<AttemptEnd> {
   const { signal, onProgress } = attempt;
   const source = await findSource(deps, row, signal);
   const { size } = source.known;
-  const expected = { sha256: source.known.sha256, ...row.expected };
   const digests = await deps.staging.stage(row.id, source.bytes(signal), {
     signal,
     size,
-    expected,
-    mismatch: 'corrupt',
+    ...demands(row, source),
     onProgress: (done) => onProgress(done, size),
   });
   const result: TransferResult = {
     outcome: 'ready',
     size: digests.size,
     sha256: digests.sha256,
-    verified: [{ check: 'size', by: 'staging' }, ...sourceChecks(row)],
+    verified: [{ check: 'size', by: 'staging' }, ...sourceChecks(row, source.known)],
     ...(source.entry && { etag: source.entry.etag }),
   };
   const stagedUntilMs = Date.now() + attempt.leaseMs;
@@ -194,10 +227,12 @@ async function fetchToStaging(deps: TransferDeps, row: Transfer, attempt: Attemp
 }
 
 /** Exactly this object: what lies below the path stays. */
-async function removeObject(deps: TransferDeps, row: Transfer, { signal }: Attempt): Promise<AttemptEnd> {
+async function removeObject(deps: TransferDeps, row: Transfer, attempt: Attempt): Promise<AttemptEnd> {
   const to = targetOf(row);
+  const { signal } = attempt;
   const turn = await takeTurn(deps, row, to, signal);
   if (turn !== 'ok') return turn;
+  attempt.onPublish();
   await storeAt(deps, to).remove([to.path], signal);
   await deps.ledger.objects.forget(to);
   return succeed(deps, row, { outcome: 'removed', verified: [] });

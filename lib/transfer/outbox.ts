@@ -69,7 +69,7 @@ export class Outbox {
 
   /** One bounded round. Answers how many were given a job. @throws Failure when the ledger or Redis is away */
   async reconcile(): Promise<number> {
-    await this.#endOverdue();
+    for (let n = 0; n < PAGES && !this.#closed; n++) if ((await this.#endOverdue()) < PAGE) break;
     const queuedBeforeMs = Date.now() - SETTLED_MS;
     let requeued = 0;
     for (let n = 0; n < PAGES && !this.#closed; n++) {
@@ -101,15 +101,15 @@ export class Outbox {
     return true;
   }
 
-  async #endOverdue(): Promise<void> {
+  /** A page of them. Answers how many were ended: fewer than `PAGE`, and no more are left that this round could end. */
+  async #endOverdue(): Promise<number> {
     const { ledger, metrics } = this.#deps;
     const { lifetimeMs, queueWaitMs, failedBytesMs } = this.#deps.config;
     const nowMs = Date.now();
     const waitMs = Math.min(queueWaitMs === 0 ? lifetimeMs : queueWaitMs, lifetimeMs);
     const overdue = await ledger.transfers.overdue({ nowMs, acceptedBeforeMs: nowMs - waitMs, limit: PAGE });
+    let count = 0;
     for (const transfer of overdue) {
-      // what is being published may be visible by now: its worker, or the next one, settles that by looking
-      if (transfer.state === 'publishing' && !transfer.synchronous) continue;
       const message = overdueMessage(transfer, nowMs);
       const stagedUntilMs = transfer.digests && !transfer.from ? nowMs + failedBytesMs : undefined;
       const failure = { kind: 'timeout', message } as const;
@@ -119,8 +119,11 @@ export class Outbox {
         stagedUntilMs,
       });
       const store = (transfer.to ?? transfer.from)?.store ?? '';
-      if (ended) metrics.transfersEnded.inc({ kind: transfer.kind, store, outcome: 'failed' });
+      if (!ended) continue;
+      count++;
+      metrics.transfersEnded.inc({ kind: transfer.kind, store, outcome: 'failed' });
     }
+    return count;
   }
 
   async close(): Promise<void> {
@@ -131,6 +134,8 @@ export class Outbox {
 }
 
 function overdueMessage(transfer: Transfer, nowMs: number): string {
+  if (transfer.synchronous)
+    return 'the process that carried out this request was not heard of again; look whether it was done, or send it again';
   if (transfer.deadlineMs !== undefined && transfer.deadlineMs <= nowMs)
     return `its deadline (${new Date(transfer.deadlineMs).toISOString()}) passed before it ended`;
   return `no worker took it for ${Math.round((nowMs - transfer.createdMs) / 1000)} s: are workers running?`;

@@ -24,7 +24,13 @@ export async function findSource(deps: TransferDeps, row: Transfer, signal: Abor
 
 async function storedSource(deps: TransferDeps, from: Place, signal: AbortSignal): Promise<Source> {
   const store = storeAt(deps, from);
-  const entry = await store.head(from.path, signal);
+  const entry = await headOrNothing(store, from, signal);
+  if (!entry)
+    throw new Failure('not-found', `there is no object at ${nameOf(from)}`, {
+      op: 'read',
+      store: from.store,
+      path: from.path,
+    });
   const known = await knownAt(deps.ledger.objects, from, entry);
   return {
     known,

@@ -12,6 +12,9 @@ import { uploadJournal } from './journal.ts';
 /** How long a request waits for a transfer that is publishing on its target. */
 const TURN_MS = 30_000;
 const LOOK_AGAIN_MS = 50;
+/** A turn that nobody renews for this long was its process's last: others may publish there again. */
+const TURN_LEASE_MS = 60_000;
+const RENEW_MS = 15_000;
 
 export interface PutOptions {
   readonly signal: AbortSignal;
@@ -122,6 +125,8 @@ async function inTurn<T>(
 ): Promise<T> {
   const { transfers } = deps.ledger;
   const slot = await takeSlot(deps, { ...what, owner }, signal);
+  // publishing may take as long as it takes: a store that joins thousands of parts says nothing for minutes
+  const renewing = slot === 'free' ? undefined : setInterval(() => void renew(deps, slot), RENEW_MS);
   let done: Done<T>;
   try {
     done = await work();
@@ -134,6 +139,8 @@ async function inTurn<T>(
       );
     }
     throw error;
+  } finally {
+    clearInterval(renewing);
   }
   // what is published stays published: a ledger that fails now costs a digest, not the answer
   const ending =
@@ -142,10 +149,10 @@ async function inTurn<T>(
   return done.value;
 }
 
-async function takeSlot(deps: TransferDeps, slot: Slot, signal: AbortSignal) {
+async function takeSlot(deps: TransferDeps, slot: Omit<Slot, 'deadlineMs'>, signal: AbortSignal) {
   const untilMs = Date.now() + TURN_MS;
   for (;;) {
-    const taken = await deps.ledger.transfers.takeSlot(slot);
+    const taken = await deps.ledger.transfers.takeSlot({ ...slot, deadlineMs: Date.now() + TURN_LEASE_MS });
     if (taken !== 'occupied') return taken;
     if (Date.now() > untilMs)
       throw new Failure(
@@ -154,6 +161,16 @@ async function takeSlot(deps: TransferDeps, slot: Slot, signal: AbortSignal) {
         { op: 'publish', store: slot.to.store, path: slot.to.path, retryAfterMs: 1000 },
       );
     await pause(LOOK_AGAIN_MS * (1 + Math.random()), signal);
+  }
+}
+
+/** Never throws: a renewal that fails is tried again before the turn is over. */
+async function renew({ ledger, log }: TransferDeps, slot: { readonly id: string; readonly epoch: number }) {
+  try {
+    if (!(await ledger.transfers.renewSlot(slot.id, slot.epoch, Date.now() + TURN_LEASE_MS)))
+      log.warn({ transfer: slot.id }, 'a request lost its turn on its target before it had published');
+  } catch (error) {
+    log.warn({ transfer: slot.id, why: failureOf(error).message }, 'could not renew a turn on a target');
   }
 }
 

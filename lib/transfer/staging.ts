@@ -6,8 +6,8 @@ import type { Digests, ExpectedDigests } from '../digests.ts';
 import { Failure } from '../errors.ts';
 import type { Transfers } from '../ledger/contract.ts';
 import { parsePath, ROOT, type StorePath } from '../path.ts';
-import type { ByteRange, Bytes, FileEntry, Reading } from '../stores/driver.ts';
-import type { Store } from '../stores/store.ts';
+import type { ByteRange, Bytes, Reading } from '../stores/driver.ts';
+import type { MismatchKind, Store } from '../stores/store.ts';
 
 /** Of bodies whose length nobody tells: what is reserved at a time. */
 const STEP_BYTES = 8 * 1024 * 1024;
@@ -23,8 +23,8 @@ export interface StageOptions {
   /** Declared length. */
   readonly size?: number | undefined;
   readonly expected?: ExpectedDigests | undefined;
-  /** Kind of the failure when size or digest differ: `invalid` is the sender's fault, `corrupt` a store's. Default `invalid`. */
-  readonly mismatch?: 'invalid' | 'corrupt';
+  /** Kind of the failure when size or digest differ; default: the sender's fault. */
+  readonly mismatch?: MismatchKind;
   readonly onProgress?: (bytesSoFar: number) => void;
 }
 
@@ -72,9 +72,9 @@ export class Staging {
       const draft = await this.store.prepare(pathOf(id), counted, {
         signal: opts.signal,
         token: id,
-        mismatch: opts.mismatch ?? 'invalid',
         ...(opts.size !== undefined && { size: opts.size }),
         ...(opts.expected && { expected: opts.expected }),
+        ...(opts.mismatch && { mismatch: opts.mismatch }),
         ...(opts.onProgress && { onProgress: opts.onProgress }),
       });
       try {
@@ -97,9 +97,16 @@ export class Staging {
     return this.store.read(pathOf(id), { signal, ...(range && { range }) });
   }
 
-  /** @throws Failure `not-found`: it was freed */
-  head(id: string, signal: AbortSignal): Promise<FileEntry> {
-    return this.store.head(pathOf(id), signal);
+  /** Writes and removes a file of a few bytes. @throws Failure why nothing can be staged here */
+  async probe(id: string, signal: AbortSignal): Promise<void> {
+    const draft = await this.store.prepare(pathOf(id), probeBytes(), { signal, token: id });
+    try {
+      await draft.publish({ signal });
+    } catch (error) {
+      await draft.discard();
+      throw error;
+    }
+    await this.free(id, signal);
   }
 
   /** Gone already is fine. */
@@ -174,6 +181,10 @@ export class Staging {
 }
 
 const count = (bytes: number): string => `${bytes.toLocaleString('en-US')} bytes`;
+
+async function* probeBytes(): Bytes {
+  yield Buffer.from('ready?');
+}
 
 /** Flat: one folder to sync, and ids never clash. */
 const pathOf = (id: string): StorePath => parsePath(id);

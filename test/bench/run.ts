@@ -1,7 +1,7 @@
 /**
  * `npm run bench`: Longshore beside `mlflow server`, on the same stores, in the same run, rounds alternated. Prints
  * medians and the median of the rounds' ratios, CPU of the whole service (API, workers and Redis; all of MLflow's
- * processes), and the sum of each process's peak memory. Options: `--rounds 5 --megabytes 1024 --seconds 4 --only folder`.
+ * processes), and the sum of each process's peak memory. Options: `--rounds 5 --megabytes 1024 --seconds 4 --only folder,MinIO,engines`.
  */
 import { spawnSync } from 'node:child_process';
 import { randomFillSync } from 'node:crypto';
@@ -12,15 +12,17 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { startMinio } from '../servers/minio.ts';
+import { benchEngines } from './engines.ts';
 import { cpuSecondsOf, largestPeakOf, peakBytesOf } from './processes.ts';
 import { type Destination, type Service, startLongshore, startMlflow } from './services.ts';
+import { median } from './statistics.ts';
 
 const { values } = parseArgs({
   options: {
     rounds: { type: 'string', default: '5' },
     megabytes: { type: 'string', default: '1024' },
     seconds: { type: 'string', default: '4' },
-    only: { type: 'string', default: 'folder,MinIO' },
+    only: { type: 'string', default: 'folder,MinIO,engines' },
   },
 });
 const ROUNDS = Number(values.rounds);
@@ -62,7 +64,7 @@ function wrk(
   method: 'PUT' | 'GET',
   prefix: string,
   files: number,
-): { figure: number; p99Ms: number; requests: number } {
+): { figure: number; p99Ms: number; files: number } {
   const url = new URL(service.artifacts);
   const done = spawnSync(
     'wrk',
@@ -79,7 +81,7 @@ function wrk(
   );
   const result = /RESULT (\d+) (\d+) (\d+) (\d+) (\d+)/.exec(done.stdout)?.slice(1).map(Number);
   if (result?.[2] !== 0) throw new Error(`wrk ${method} at ${service.name}: ${done.stdout}${done.stderr}`);
-  return { figure: result[0]! / (result[1]! / 1e6), p99Ms: result[4]! / 1000, requests: result[0]! };
+  return { figure: result[0]! / (result[1]! / 1e6), p99Ms: result[3]! / 1000, files: result[4]! };
 }
 
 function rowsFor(destination: Destination, source: string): readonly Row[] {
@@ -106,8 +108,8 @@ function rowsFor(destination: Destination, source: string): readonly Row[] {
       durable,
       run: (service, round) =>
         measured(service, () => {
-          const { requests, ...sample } = wrk(service, 'PUT', `small/${round}`, 0);
-          smallFiles.set(service.name, Math.floor(requests / 2 / 2));
+          const { files, ...sample } = wrk(service, 'PUT', `small/${round}`, 1);
+          smallFiles.set(`${service.name} ${round}`, files);
           return sample;
         }),
     },
@@ -117,23 +119,17 @@ function rowsFor(destination: Destination, source: string): readonly Row[] {
       durable: '-',
       run: (service, round) =>
         measured(service, () => {
-          const { requests: _, ...sample } = wrk(
+          const { files: _, ...sample } = wrk(
             service,
             'GET',
             `small/${round}`,
-            Math.max(1, smallFiles.get(service.name)!),
+            smallFiles.get(`${service.name} ${round}`)!,
           );
           return sample;
         }),
     },
   ];
 }
-
-const median = (numbers: readonly number[]): number => {
-  const sorted = numbers.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
-};
 
 function report(row: Row, ours: readonly Sample[], theirs: readonly Sample[]): void {
   const faster = ours.map((sample, round) =>
@@ -219,7 +215,7 @@ try {
       source,
     );
   }
-  if (values.only.includes('MinIO')) {
+  if (values.only.includes('MinIO') || values.only.includes('engines')) {
     const minio = await startMinio();
     try {
       const env = {
@@ -229,7 +225,9 @@ try {
         MLFLOW_S3_ENDPOINT_URL: minio.url,
       };
       await minio.makeBucket('bench');
-      await bench({ name: 'MinIO', uriFor: (service) => `s3://bench/${service}`, env }, folder, source);
+      if (values.only.includes('MinIO'))
+        await bench({ name: 'MinIO', uriFor: (service) => `s3://bench/${service}`, env }, folder, source);
+      if (values.only.includes('engines')) benchEngines(minio, source, ROUNDS);
     } finally {
       await minio.stop();
     }

@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { Failure } from '../../lib/errors.ts';
 import { parsePath } from '../../lib/path.ts';
+import { BufferPool } from '../../lib/stores/buffers.ts';
 import type { Body, Bytes, Driver, Reading } from '../../lib/stores/driver.ts';
 import { MemoryDriver } from '../../lib/stores/drivers/memory.ts';
 import { chaos } from '../../lib/stores/layers/chaos.ts';
@@ -9,7 +10,8 @@ import { limit } from '../../lib/stores/layers/limit.ts';
 import { meter } from '../../lib/stores/layers/meter.ts';
 import { retry } from '../../lib/stores/layers/retry.ts';
 import { stall } from '../../lib/stores/layers/stall.ts';
-import { bodyOf, bytesOf, collect, kindOf } from './data.ts';
+import { Store } from '../../lib/stores/store.ts';
+import { bodyOf, bytesOf, collect, failure, kindOf, stream } from './data.ts';
 
 const PATH = parsePath('d/x');
 const QUICK = { tries: 4, firstMs: 1, capMs: 5 };
@@ -109,27 +111,58 @@ describe('a stall', () => {
     expect(aborted).toBeInstanceOf(Failure);
   });
 
-  test('does not wait for a driver that hears nothing, except where it was lent bytes', async () => {
+  test('does not wait for a driver that hears nothing, and says so of bytes that it was lent', async () => {
     const inner = await holding(5);
-    let letGo = (): void => {};
-    const deaf: Driver = {
+    const deaf: Driver = { ...inner, head: () => new Promise(() => {}), write: () => new Promise(() => {}) };
+    const watching = stall(deaf, { stallMs: 20 });
+    expect((await failure(watching.head(PATH, { signal }))).facts.lent).toBeUndefined();
+    const given = await failure(watching.write(PATH, bodyOf(bytesOf(7)), writing));
+    expect([given.kind, given.facts.lent]).toEqual(['timeout', true]);
+  });
+
+  test('gives a driver that was lent bytes a moment to let go of them', async () => {
+    const inner = await holding(5);
+    const slow: Driver = {
       ...inner,
-      head: () => new Promise(() => {}),
-      write: (path, body, call) =>
-        new Promise((resolve, reject) => {
-          letGo = () => inner.write(path, body, { ...call, signal }).then(resolve, reject);
+      write: (_path, _body, call) =>
+        new Promise((_, reject) => {
+          call.signal.addEventListener('abort', () => setTimeout(reject, 50, new Error('let go')));
         }),
     };
-    const watching = stall(deaf, { stallMs: 20 });
-    expect(await kindOf(inner, watching.head(PATH, { signal }))).toBe('timeout');
-    let ended = false;
-    const write = watching.write(PATH, bodyOf(bytesOf(7)), writing).finally(() => {
-      ended = true;
-    });
-    await kindOf(inner, watching.head(PATH, { signal })); // as long as a stall takes, begun later
-    expect(ended).toBe(false);
-    letGo();
-    expect((await write).size).toBe(7);
+    const given = await failure(stall(slow, { stallMs: 20 }).write(PATH, bodyOf(bytesOf(7)), writing));
+    expect([given.kind, given.facts.lent]).toEqual(['timeout', undefined]);
+  });
+
+  test('of a hung mount ends the draft, without another try and with its memory left to whoever reads it', async () => {
+    const inner = await holding(5);
+    const lent: Uint8Array[][] = [];
+    const hang = (body: Body): Promise<never> => {
+      lent.push([...(body.open() as Iterable<Uint8Array>)]);
+      return new Promise(() => {});
+    };
+    const deaf: Driver = {
+      ...inner,
+      write: (_path, body) => hang(body),
+      multipart: { ...inner.multipart!, part: (_upload, _part, body) => hang(body) },
+    };
+    const buffers = new BufferPool({ budgetBytes: 16 * 1024 * 1024 });
+    const driver = retry(stall(deaf, { stallMs: 20 }), QUICK);
+    const store = new Store({ name: 'hung', uri: 'memory:', driver, buffers });
+    const partBytes = inner.multipart!.limits.goodBytes;
+    for (const size of [partBytes, partBytes + 1]) {
+      lent.length = 0;
+      const bytes = bytesOf(size);
+      const publishing = async (): Promise<void> => {
+        const draft = await store.prepare(PATH, stream(bytes), { signal, token: 'hung' });
+        await draft.publish({ signal }).finally(() => draft.discard());
+      };
+      expect((await failure(publishing())).kind).toBe('timeout');
+      expect(buffers.usedBytes).toBe(0);
+      const next = await buffers.reserve(buffers.largestLeaseBytes, signal);
+      next.append(Buffer.alloc(buffers.largestLeaseBytes));
+      next.release();
+      expect(Buffer.concat(lent.flat()).equals(bytes)).toBe(true);
+    }
   });
 
   test('leaves nothing open of a reading that came too late', async () => {
@@ -168,6 +201,32 @@ describe('a stall', () => {
     const receipt = await multipart!.part(upload, { number: 1, offset: 0 }, bodyOf(bytesOf(9)), writing);
     expect((await multipart!.finish(upload, [receipt], { size: 9 }, writing)).size).toBe(9);
   });
+});
+
+test('an upload whose parts were cut off stays in the journal, for one of them may still land', async () => {
+  const inner = await holding(5);
+  const goodBytes = inner.multipart!.limits.goodBytes;
+  for (const [faults, ended] of [
+    [[{ op: 'part', nth: 1, what: { kind: 'hang' } }], []],
+    [[], ['entry']],
+  ] as const) {
+    const buffers = new BufferPool({ budgetBytes: 16 * 1024 * 1024 });
+    const store = new Store({ name: 'cut', uri: 'memory:', driver: chaos(inner, faults), buffers });
+    const told: string[] = [];
+    const journal = {
+      intend: async () => 'entry',
+      begun: async () => {},
+      ended: async (id: string) => void told.push(id),
+    };
+    const breaking = async function* (): AsyncGenerator<Uint8Array> {
+      yield* stream(bytesOf(goodBytes + 1));
+      await tick();
+      throw new Failure('cancelled', 'the client went away');
+    };
+    const given = await failure(store.prepare(PATH, breaking(), { signal, token: 'cut', journal }));
+    expect([given.kind, told]).toEqual(['cancelled', ended]);
+    for await (const page of store.pending(parsePath(''), signal)) expect(page).toEqual([]);
+  }
 });
 
 describe('a retry', () => {

@@ -92,6 +92,9 @@ export function objectCases(test: Case): void {
 
   test('a reading may be left before its first chunk and in the middle, as often as one likes', async (on) => {
     await put(on, on.at('x'), bytesOf(2_000_000));
+    const connections = (): number =>
+      process.getActiveResourcesInfo().filter((name) => name === 'TCPSocketWrap').length;
+    const before = connections();
     for (let i = 0; i < on.driver.traits.connections * 2 + 10; i++) {
       const { bytes } = await on.store.read(on.at('x'), { signal: on.signal });
       const iterator = bytes[Symbol.asyncIterator]();
@@ -99,6 +102,7 @@ export function objectCases(test: Case): void {
       await iterator.return?.();
       expect((await iterator.next()).done).toBe(true);
     }
+    await expect.poll(connections).toBeLessThan(before + 10);
     expect((await get(on, on.at('x'))).length).toBe(2_000_000);
   });
 

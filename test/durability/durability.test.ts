@@ -144,9 +144,9 @@ const MUTATIONS = [
   {
     step: "the sync of the ledger's commit",
     file: 'lib/ledger/sqlite.ts',
-    find: 'pragma synchronous = full',
-    instead: 'pragma synchronous = off',
-    found: 'the ledger did not commit after the folder was synced',
+    find: 'await (await this.#file).datasync();',
+    instead: '',
+    found: 'the answer was written before the ledger had committed',
   },
 ] as const;
 

@@ -93,10 +93,27 @@ describe('around the artifacts', () => {
     expect(preflight.headers.get('access-control-allow-origin')).toBe('http://localhost:3000');
   });
 
+  test('a client that asks before it sends is refused at once, and the connection is closed', async () => {
+    const cases = [
+      ['/api/2.0/mlflow-artifacts/artifacts/x', 'evil.example', 403],
+      ['/api/2.0/mlflow-artifacts/artifacts/%2e%2e/x', 'localhost', 400],
+      ['/api/v1/uploads/x?prio=1', 'localhost', 400],
+      ['/api/v1/transfers', 'localhost', 405],
+      ['/nope', 'localhost', 404],
+    ] as const;
+    for (const [path, host, status] of cases) {
+      const head = `PUT ${path} HTTP/1.1\r\nHost: ${host}\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n`;
+      const answer = await rawExchange(api.port, head);
+      expect(answer, path).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
+      expect(answer.toLowerCase(), path).toContain('\r\nconnection: close\r\n');
+    }
+  });
+
   test('what is no HTTP is answered with JSON', async () => {
     for (const [bytes, status] of [
       ['GARBAGE\r\n\r\n', 400],
       ['GET / HTTP/1.1\r\nConnection: close\r\n\r\n', 400],
+      ['GET / HTTP/1.1\r\nHost: localhost\r\nhost: localhost\r\nConnection: close\r\n\r\n', 400],
       [`GET /${'x'.repeat(100_000)} HTTP/1.1\r\nHost: localhost\r\n\r\n`, 431],
       ['GET /%zz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n', 400],
     ] as const) {

@@ -104,6 +104,41 @@ describe('ranges and conditions', () => {
     expect(await (await get('match.txt')).text()).toBe('2');
     expect((await get('match-none.txt')).status).toBe(404);
   });
+
+  test('If-Match deletes only that version', async () => {
+    const remove = async (match: string): Promise<number> =>
+      (await fetch(`${api.artifacts}go.txt`, { method: 'DELETE', headers: { 'if-match': match } })).status;
+    const current = (await put('go.txt', '1')).headers.get('etag')!;
+    expect(await remove('"another"')).toBe(412);
+    expect(await (await get('go.txt')).text()).toBe('1');
+    expect(await remove(current)).toBe(200);
+    expect((await get('go.txt')).status).toBe(404);
+    expect(await remove(current)).toBe(412);
+  });
+
+  test('a conditional put is answered when it is known whether the condition held, also where the client would not wait', async () => {
+    const headers = { 'if-none-match': '*', prefer: 'respond-async' };
+    const first = await put('eager.txt', 'first', headers);
+    expect([first.status, first.headers.get('preference-applied')]).toEqual([200, null]);
+    expect((await put('eager.txt', 'second', headers)).status).toBe(412);
+    expect(await (await get('eager.txt')).text()).toBe('first');
+  });
+
+  test('a path with a slash at its end is no file', async () => {
+    await put('plain.txt', 'x');
+    const answer = await get('plain.txt/');
+    expect([answer.status, (await errorOf(answer)).message]).toEqual([404, "No such artifact: 'plain.txt/'"]);
+  });
+
+  test('a piece is not taken for the whole', async () => {
+    await put('whole.txt', 'whole');
+    const answer = await put('whole.txt', 'pi', { 'content-range': 'bytes 0-1/5' });
+    expect([answer.status, (await errorOf(answer)).message]).toEqual([
+      400,
+      expect.stringContaining('Content-Range'),
+    ]);
+    expect(await (await get('whole.txt')).text()).toBe('whole');
+  });
 });
 
 describe('digests', () => {

@@ -1,4 +1,6 @@
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -54,7 +56,7 @@ test(
       MLFLOW_S3_UPLOAD_EXTRA_ARGS: '{"SSECustomerKey": "hunter2"}',
     };
     const args = ['doctor', '--json', '--data', join(folder, 'told'), '--staging-limit', '2GiB'];
-    const { stdout, stderr, code } = await run(args, env);
+    const { stdout, stderr, code } = await run([...args, '--store', 'lake=s3://lake/models'], env);
     expect(stdout + stderr).not.toMatch(/hunter2|AKIAHUNTER|ann:/);
     const report: Report = JSON.parse(stdout);
     expect(report.settings).toMatchObject({
@@ -74,6 +76,7 @@ test(
       kind: 'unavailable',
       message: 'could not reach Redis at redis://***@127.0.0.1:1/0: start it, or correct --redis-url',
     });
+    expect(report.checks.find(({ name }) => name === 'store lake')).toMatchObject({ kind: 'unavailable' });
     expect(code).toBe(9);
   },
   MINUTE_MS,
@@ -96,6 +99,26 @@ test(
     expect(stdout).toMatch(/^ {2}failed {2}store odd +.*gopher/m);
     expect(stdout).toMatch(/^ {2}ok {6}store artifacts /m);
     expect(code).toBe(2);
+  },
+  MINUTE_MS,
+);
+
+test(
+  'a store that never answers is given up within ten seconds, and is no fault of ours',
+  async () => {
+    const silent = createServer().listen(0, '127.0.0.1');
+    await once(silent, 'listening');
+    const { port } = silent.address() as AddressInfo;
+    const env = {
+      MLFLOW_S3_ENDPOINT_URL: `http://127.0.0.1:${port}`,
+      AWS_ACCESS_KEY_ID: 'any',
+      AWS_SECRET_ACCESS_KEY: 'any',
+    };
+    const args = ['doctor', '--data', join(folder, 'silent'), '--store', 'lake=s3://lake'];
+    const { code, stdout } = await run(args, env);
+    silent.close();
+    expect(stdout).toMatch(/^ {2}failed {2}store lake +write failed: no answer within 9 s$/m);
+    expect(code).toBe(9);
   },
   MINUTE_MS,
 );

@@ -1,6 +1,8 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { newTransferId } from '../../lib/ledger/ids.ts';
 import type { Bytes } from '../../lib/stores/driver.ts';
+import { Outbox } from '../../lib/transfer/outbox.ts';
 import { deleteNow, putNow } from '../../lib/transfer/put.ts';
 import { type RedisServer, startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
@@ -72,6 +74,23 @@ requireServer('redis')('a synchronous request', () => {
     await quay.queue.submit(older);
     expect((await quay.ended(older.id)).state).toBe('superseded');
     expect(readFileSync(quay.fileOf('w'), 'utf8')).toBe('synchronous');
+  });
+
+  test('does not wait for long for one whose process has died', async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    const { transfers } = quay.ledger;
+    const place = quay.place('w');
+    await quay.accept({ kind: 'upload', to: place }, Buffer.from('older'));
+    const asked = { id: newTransferId(), kind: 'upload', to: place, owner: 'dead' } as const;
+    const dead = await transfers.takeSlot({ ...asked, deadlineMs: Date.now() - 1 });
+    expect(dead).toEqual({ id: asked.id, epoch: 1 });
+    await new Outbox(quay.deps).reconcile();
+    expect(await quay.get(asked.id)).toMatchObject({
+      state: 'failed',
+      failure: { kind: 'timeout', message: expect.stringContaining('was not heard of again') },
+    });
+    await putNow(quay.deps, place, body('now'), { owner: 'test', signal: AbortSignal.timeout(5000) });
+    expect(readFileSync(quay.fileOf('w'), 'utf8')).toBe('now');
   });
 
   test('deletes what is there and below, and the digests with it', async () => {

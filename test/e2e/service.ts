@@ -9,7 +9,7 @@ import { runWorker } from '../../workers/main.ts';
 import type { Timings } from '../../workers/pool.ts';
 import { type RedisServer, startRedis } from '../servers/redis.ts';
 
-type Given = Partial<{ -readonly [K in keyof Config]: unknown }>;
+export type Given = Partial<{ -readonly [K in keyof Config]: unknown }>;
 
 /** How long anything that was submitted may take to end. */
 const PATIENCE_MS = 40_000;
@@ -22,11 +22,14 @@ export class Service {
   readonly attic: string;
   readonly staging: string;
   readonly #config: Given;
+  readonly #env: Readonly<Record<string, string | undefined>>;
   #api: Awaited<ReturnType<typeof runApi>> | undefined;
   #worker: Awaited<ReturnType<typeof runWorker>> | undefined;
 
-  constructor(redis: RedisServer, given: Given) {
+  /** `env`: what S3 stores are reached with; default this process's environment. */
+  constructor(redis: RedisServer, given: Given, env?: Readonly<Record<string, string>>) {
     this.redis = redis;
+    this.#env = env ?? process.env;
     this.folder = mkdtempSync(join(tmpdir(), 'longshore-service-'));
     this.root = join(this.folder, 'artifacts');
     this.attic = join(this.folder, 'attic');
@@ -66,7 +69,7 @@ export class Service {
   }
 
   async startApi(): Promise<void> {
-    this.#api = await runApi(configOf(this.#config));
+    this.#api = await runApi(configOf(this.#config, this.#env));
   }
 
   async stopApi(): Promise<void> {
@@ -75,7 +78,7 @@ export class Service {
   }
 
   async startWorker(timings?: Timings): Promise<void> {
-    this.#worker = await runWorker(configOf(this.#config), timings);
+    this.#worker = await runWorker(configOf(this.#config, this.#env), timings);
   }
 
   async stopWorker(): Promise<void> {

@@ -36,7 +36,7 @@ describe('with an auth file', () => {
   test('nobody gets anything without credentials, save whether the process is ready', async () => {
     for (const path of ['/api/v1/transfers', '/api/v1/events', '/metrics'])
       expect((await service.fetch(path)).status).toBe(401);
-    expect((await service.fetch('/ready')).status).toBe(200);
+    expect(await (await service.fetch('/ready')).json()).toEqual({ ready: true, problems: {} });
     expect((await service.fetch('/openapi.json')).status).toBe(200);
   });
 

@@ -1,6 +1,7 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
+import { transferList } from '../../apps/api/schemas.ts';
 import { errorOf } from './api.ts';
 import { Service, viewIn } from './service.ts';
 
@@ -42,6 +43,21 @@ describe('cancel and retry', () => {
       expect(answer.status).toBe(404);
   });
 
+  test('a synchronous request is no job that could be retried', async () => {
+    service = await Service.start({}, { worker: false });
+    await viewIn(await service.put('both.txt', 'later'), 202);
+    const artifact = '/api/2.0/mlflow-artifacts/artifacts/both.txt';
+    expect((await service.fetch(artifact, { method: 'PUT', body: 'now' })).status).toBe(200);
+    const list = await (await service.fetch('/api/v1/transfers?state=succeeded')).json();
+    const { transfers } = transferList.parse(list);
+    expect(transfers).toHaveLength(1);
+    const answer = await retry(transfers[0]!.id);
+    expect([answer.status, (await errorOf(answer)).message]).toEqual([
+      409,
+      expect.stringContaining('send that request again'),
+    ]);
+  });
+
   test('content that is not ready yet is a 409 that says when to come again', async () => {
     service = await Service.start({}, { worker: false });
     const { id } = await viewIn(await service.submit({ kind: 'download', from: 'x.txt' }), 202);
@@ -78,10 +94,35 @@ describe('limits', () => {
     const begunMs = performance.now();
     const { id } = await viewIn(await service.put('outage.txt', 'bytes'), 202);
     expect(performance.now() - begunMs).toBeLessThan(900);
-    expect((await service.fetch('/ready')).status).toBe(503);
+    const ready = await service.fetch('/ready');
+    expect(ready.status).toBe(503);
+    expect(await ready.text()).not.toContain('maxRetriesPerRequest');
     await service.restartRedis();
     expect((await service.ended(id)).state).toBe('succeeded');
     expect(readFileSync(join(service.root, 'outage.txt'), 'utf8')).toBe('bytes');
+  });
+});
+
+describe('readiness', () => {
+  test('a staging that takes no bytes is noticed, and that it does again as well', {
+    timeout: 120_000,
+  }, async () => {
+    service = await Service.start({}, { worker: false });
+    const ready = async () => {
+      const answer = await service.fetch('/ready');
+      return { status: answer.status, ...((await answer.json()) as { problems: Record<string, string> }) };
+    };
+    expect(await ready()).toEqual({ status: 200, ready: true, problems: {} });
+    expect(service.staged()).toEqual([]);
+    rmSync(service.staging, { recursive: true });
+    writeFileSync(service.staging, 'no folder');
+    await expect.poll(ready, { timeout: 40_000 }).toMatchObject({
+      status: 503,
+      problems: { staging: expect.stringContaining('staging') },
+    });
+    rmSync(service.staging);
+    mkdirSync(service.staging);
+    await expect.poll(ready, { timeout: 40_000 }).toEqual({ status: 200, ready: true, problems: {} });
   });
 });
 

@@ -1,10 +1,13 @@
-import { connect } from 'node:net';
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { MAX_STREAMS } from '../../apps/api/routes/events.ts';
 import { ProgressReporter } from '../../lib/jobs/progress.ts';
 import { Queue } from '../../lib/jobs/queue.ts';
 import { Ledger } from '../../lib/ledger/ledger.ts';
 import { createLog } from '../../lib/log.ts';
+import { errorOf } from './api.ts';
 import { type SentEvent, Service, sentEvents, viewIn } from './service.ts';
 
 let service: Service;
@@ -179,6 +182,30 @@ describe('the stream of all transfers', () => {
     await service.stopApi();
     await stream.ended;
     expect(performance.now() - begunMs).toBeLessThan(2500);
+  });
+
+  test('one more than a process may have open is refused for now, and taken once another has ended', async () => {
+    const { port } = new URL(service.url);
+    const sockets: Socket[] = [];
+    const statusOf = async (): Promise<string> => {
+      const socket = connect(Number(port), '127.0.0.1').setEncoding('latin1');
+      sockets.push(socket);
+      socket.write('GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n');
+      const [head] = (await once(socket, 'data')) as [string];
+      return head.slice(9, 12);
+    };
+    try {
+      for (let n = 0; n < MAX_STREAMS; n += 50)
+        expect(new Set(await Promise.all(Array.from({ length: 50 }, statusOf)))).toEqual(new Set(['200']));
+      const refused = await service.fetch('/api/v1/events');
+      expect([refused.status, refused.headers.get('retry-after')]).toEqual([503, '5']);
+      expect((await errorOf(refused)).code).toBe('TEMPORARILY_UNAVAILABLE');
+      expect((await service.fetch('/api/v1/transfers')).status).toBe(200);
+      sockets[0]!.destroy();
+      await expect.poll(statusOf, { timeout: 20_000 }).toBe('200');
+    } finally {
+      for (const socket of sockets) socket.destroy();
+    }
   });
 
   test('a client that went away without a word is forgotten', async () => {

@@ -84,6 +84,8 @@ describe('/openapi.json', () => {
         'GET /api/v1/transfers/{id}',
         'GET /api/v1/transfers/{id}/content',
         'GET /api/v1/transfers/{id}/events',
+        'HEAD /api/v1/transfers',
+        'HEAD /api/v1/transfers/{id}',
         'HEAD /api/v1/transfers/{id}/content',
         'POST /api/v1/gc',
         'POST /api/v1/transfers',
@@ -99,6 +101,11 @@ describe('/openapi.json', () => {
       const methods = Object.keys(document.paths[path]!).filter((method) => method !== 'parameters');
       expect(allowed, path).toEqual(expect.arrayContaining(methods.map((method) => method.toUpperCase())));
     }
+  });
+
+  test('says of a delete that it takes one object, as a worker does', () => {
+    const { description } = document.components.schemas.Submission as { description: string };
+    expect(description).toContain('`delete` removes exactly the object at `to`, and nothing below it');
   });
 
   test('says of a submission what is refused: each kind with its own fields and no other', () => {

@@ -68,8 +68,14 @@ describe('a submission that is wrong is refused with a sentence that says what i
       /at most 16 labels/,
     ],
     ['a label key with a space', { ...good, labels: { 'a b': 'v' } }, /label key/],
+    ['a label that would be lost', '{"kind":"delete","to":"x","labels":{"__proto__":"x"}}', /'__proto__'/],
+    [
+      'a label value that is no Unicode',
+      '{"kind":"delete","to":"x","labels":{"a":"\\ud800"}}',
+      /label value/,
+    ],
     ['a label value with a newline', { ...good, labels: { a: 'x\ny' } }, /label value/],
-    ['a deadline that is no time', { ...good, deadline: 'soon' }, /deadline/],
+    ['a deadline that is no time', { ...good, deadline: 'soon' }, /deadline: give seconds from now/],
     ['a deadline that has passed', { ...good, deadline: '2001-01-01T00:00:00Z' }, /has passed/],
     ['a deadline too far away', { ...good, deadline: 1e9 }, /deadline/],
   ];
@@ -90,10 +96,13 @@ describe('an upload that is wrong is refused before its body is read', () => {
     ['an unknown option', 'x?prio=1', {}, /unknown 'prio', it may have priority/],
     ['a priority that is no number', 'x?priority=high', {}, /priority/],
     ['an unknown wish', 'x?on-exists=ask', {}, /on-exists/],
-    ['a label without a value', 'x?label=team', {}, /key:value/],
-    ['a deadline that is no time', 'x?deadline=soon', {}, /deadline/],
+    ['a label without a value', 'x?label=team', {}, /label: write it as label=key=value/],
+    ['a deadline that is no time', 'x?deadline=soon', {}, /deadline: give seconds from now/],
+    ['a deadline twice', 'x?deadline=5&deadline=6', {}, /deadline: give it once/],
     ['a path that climbs', '%2e%2e%2fx', {}, /Invalid path/],
     ['a directory', 'dir/', {}, /names a file/],
+    ['a piece', 'x', { 'content-range': 'bytes 0-4/10' }, /Content-Range/],
+    ['a condition', 'x', { 'if-none-match': '*' }, /If-None-Match.*on-exists/],
     ['a digest that is none', 'x', { 'content-md5': 'zzz' }, /Content-MD5/],
     ['an Idempotency-Key that is too long', 'x', { 'idempotency-key': 'k'.repeat(300) }, /Idempotency-Key/],
   ];
@@ -112,7 +121,9 @@ describe('a question that is wrong is refused', () => {
     ['an unknown filter', 'transfers?status=failed', /unknown 'status', it may have state, kind/],
     ['an unknown state', 'transfers?state=done', /state.*succeeded/],
     ['a label without a value', 'transfers?label=team', /label=key=value/],
-    ['a time that is none', 'transfers?since=yesterday', /since/],
+    ['a time that is none', 'transfers?since=yesterday', /since: give a time such as/],
+    ['two labels', 'transfers?label=a=b&label=c=d', /label: give it once/],
+    ['two limits', 'transfers?limit=1&limit=2', /limit: give it once/],
     ['a limit out of bounds', 'transfers?limit=1001', /limit/],
     ['a cursor that is none of ours', 'transfers?cursor=zzz', /cursor/],
     ['an id that can be none', 'transfers/a%20b', /transfer id/],
@@ -125,6 +136,17 @@ describe('a question that is wrong is refused', () => {
   test('Last-Event-ID that is no number', async () => {
     const answer = await fetch(`${api.url}/api/v1/events`, { headers: { 'last-event-id': 'x' } });
     await expectRefusal(answer, /Last-Event-ID/);
+  });
+
+  test('one that is answered by GET is answered by HEAD as well, without a body', async () => {
+    const got = await fetch(`${api.url}/api/v1/transfers`);
+    const head = await fetch(`${api.url}/api/v1/transfers`, { method: 'HEAD' });
+    expect([head.status, head.headers.get('content-length'), await head.text()]).toEqual([
+      200,
+      String((await got.text()).length),
+      '',
+    ]);
+    expect((await fetch(`${api.url}/api/v1/transfers/t-none`, { method: 'HEAD' })).status).toBe(404);
   });
 
   test('gc with an unknown task', async () => {

@@ -31,7 +31,10 @@ afterEach(async () => {
 });
 
 /** Starts on this test's folder and port, and waits until it is ready. */
-async function up(args: readonly string[] = []): Promise<Command> {
+async function up(
+  args: readonly string[] = [],
+  env: Readonly<Record<string, string>> = {},
+): Promise<Command> {
   const all = [
     'up',
     '--data',
@@ -44,7 +47,7 @@ async function up(args: readonly string[] = []): Promise<Command> {
     '1d',
     ...args,
   ];
-  const command = new Command(all);
+  const command = new Command(all, env);
   running.push(command);
   await command.said(/Ctrl-C stops it/);
   return command;
@@ -195,6 +198,22 @@ test(
     expect(childrenIn()).toHaveLength(2);
     for (const { command } of childrenIn()) expect(command).not.toContain('hunter2');
     expect((await fetch(url('/api/v1/transfers'))).status).toBe(200);
+  },
+  MINUTE_MS,
+);
+
+test(
+  'a store that does not answer is told of at the start, and is no reason not to start',
+  async () => {
+    const env = {
+      MLFLOW_S3_ENDPOINT_URL: 'http://127.0.0.1:1',
+      AWS_ACCESS_KEY_ID: 'a',
+      AWS_SECRET_ACCESS_KEY: 'b',
+    };
+    const command = await up(['--workers', '0', '--store', 'lake=s3://lake/x'], env);
+    const [line] = await command.said(/a store cannot be used now: could not list lake:[^"]*/);
+    expect(line).toContain('nothing answers there');
+    expect((await fetch(url('/health'))).status).toBe(200);
   },
   MINUTE_MS,
 );

@@ -61,21 +61,6 @@ requireServer('redis')('a transfer', () => {
     expect(quay.bytesAt('data.bin').equals(quay.bytesAt('in/data.bin', 'other'))).toBe(true);
   });
 
-  test('that copies something else than the caller named by its digest publishes nothing', async () => {
-    await open({ config: { attempts: 1 } });
-    put('in.bin', 'this', 'other');
-    await quay.work();
-    const from = quay.place('in.bin', 'other');
-    const { id } = await quay.submit({
-      kind: 'copy',
-      from,
-      to: quay.place('out.bin'),
-      expected: { sha256: sha256(Buffer.from('that')) },
-    });
-    expect(await quay.ended(id)).toMatchObject({ state: 'failed', failure: { kind: 'corrupt' } });
-    expect(existsSync(quay.fileOf('out.bin'))).toBe(false);
-  });
-
   test('of an object that is not there fails at once, without another attempt', async () => {
     await open();
     await quay.work();
@@ -270,6 +255,39 @@ requireServer('redis')('a transfer', () => {
     for (const { id } of [waiting, running])
       expect(await quay.ended(id)).toMatchObject({ state: 'failed', failure: { kind: 'timeout' } });
     expect(existsSync(quay.fileOf('w'))).toBe(false);
+  });
+
+  test('that no worker took in time, or whose lifetime is over, fails as timeout', async () => {
+    for (const [limit, why] of [
+      [{ queueWaitMs: 1 }, /add workers|no worker took it/],
+      [{ lifetimeMs: 1 }, /lifetime|no worker took it/],
+    ] as const) {
+      await open({ config: limit });
+      const { id } = await quay.submit({ kind: 'upload', to: quay.place('w') }, Buffer.from('x'));
+      await quay.until(id, ({ createdMs }) => Date.now() > createdMs + 1);
+      await quay.work();
+      const { failure } = await quay.until(id, ({ state }) => state === 'failed');
+      expect(failure?.kind).toBe('timeout');
+      expect(failure?.message).toMatch(why);
+      expect(existsSync(quay.fileOf('w'))).toBe(false);
+      if ('queueWaitMs' in limit) await quay.close();
+    }
+  });
+
+  test('whose attempt takes too long, though it moves, is tried again with an attempt spent', async () => {
+    const gate = new Gate();
+    await open({
+      config: { attemptTimeoutMs: 300, stallMs: 60_000 },
+      around: (name, driver) => (name === 'staging' ? gate.around(driver) : driver),
+    });
+    await quay.work();
+    const { id } = await quay.submit({ kind: 'upload', to: quay.place('w') }, randomBytes(100_000));
+    await quay.until(id, ({ attempts }) => attempts > 0);
+    gate.open();
+    expect((await quay.ended(id)).state).toBe('succeeded');
+    const [first] = await quay.ledger.transfers.attemptsOf(id);
+    expect(first?.failure).toMatchObject({ kind: 'timeout' });
+    expect(first?.failure?.message).toContain('longer than the attempt timeout');
   });
 
   test('given to two workers at once ends once, with the whole object', async () => {

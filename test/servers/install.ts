@@ -11,18 +11,17 @@ type Say = (line: string) => void;
 
 /** Downloads and compiles; a first Go build takes minutes on a small machine. */
 const STEP_MS = 30 * 60_000;
+const GO_SERVERS = ['minio', 'versitygw', 'toxiproxy'] as const;
 
 /** Installs each that is missing and can be; says what it does and why one could not be. Never rejects. */
 export async function installServers(names: readonly ServerName[], say: Say): Promise<void> {
   const missing = names.filter((name) => cachedFolder(name) !== undefined && !isInstalled(name));
-  const go = missing.filter(
-    (name): name is 'minio' | 'versitygw' => name === 'minio' || name === 'versitygw',
-  );
+  const go = GO_SERVERS.filter((name) => missing.includes(name));
   // Go builds use all cores: one after the other, beside the downloads for Python
   await Promise.all([goServers(go, say), missing.includes('mlflow') ? mlflow(say) : undefined]);
 }
 
-async function goServers(names: readonly ('minio' | 'versitygw')[], say: Say): Promise<void> {
+async function goServers(names: readonly (typeof GO_SERVERS)[number][], say: Say): Promise<void> {
   if (names.length === 0) return;
   const go = (await findGo()) ?? (await attempt(VERSIONS.go.requirement, say, getGo));
   if (go === undefined) return;

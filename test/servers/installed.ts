@@ -13,6 +13,7 @@ const SERVERS = {
   openssl: { program: 'openssl', get: system('openssl', 'openssl') },
   minio: { cached: `minio-${VERSIONS.minio.version}`, program: 'minio', get: built('Go') },
   versitygw: { cached: `versitygw-${VERSIONS.versitygw.version}`, program: 'versitygw', get: built('Go') },
+  toxiproxy: { cached: `toxiproxy-${VERSIONS.toxiproxy.version}`, program: 'server', get: built('Go') },
   mlflow: { cached: `mlflow-${VERSIONS.mlflow.version}`, program: 'bin/python', get: built('Python') },
 } as const satisfies Record<string, { program: string; cached?: string; get: string }>;
 

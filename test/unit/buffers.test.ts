@@ -82,6 +82,19 @@ describe('the buffer pool', () => {
     expect(memory.size).toBe(2);
   });
 
+  test('never uses memory again that somebody may still read', async () => {
+    const buffers = pool();
+    const lease = await buffers.reserve(16 * KIB, signal);
+    lease.append(Buffer.alloc(16 * KIB, 7));
+    const chunks = lease.chunks();
+    lease.release('lent');
+    expect(buffers.usedBytes).toBe(0);
+    const next = await buffers.reserve(64 * KIB, signal);
+    next.append(Buffer.alloc(64 * KIB, 9));
+    next.release();
+    expect(Buffer.concat(chunks).equals(Buffer.alloc(16 * KIB, 7))).toBe(true);
+  });
+
   test('keeps no spare slabs where small bodies need the memory', async () => {
     const buffers = pool();
     const slabs = async (): Promise<ArrayBufferLike[]> => {

@@ -157,6 +157,17 @@ describe('what a value may be', () => {
   });
 });
 
+test('what the environment says about S3 counts only where something is kept there', () => {
+  const env = { MLFLOW_S3_IGNORE_TLS: 'true', AWS_CA_BUNDLE: '/ca.pem' };
+  expect(load({}, env).s3.tls).toEqual({ verify: true });
+  for (const [key, uri] of [
+    ['artifactsDestination', 's3://b/p'],
+    ['stagingUri', 'S3://b'],
+    ['stores', ['lake=s3://b']],
+  ] as const)
+    expect(refusal(() => load({ [key]: uri }, env))).toMatch(/MLFLOW_S3_IGNORE_TLS and AWS_CA_BUNDLE/);
+});
+
 describe('who may reach it', () => {
   test('without an auth file it listens to this machine only, unless told to', () => {
     refuseExposed(load());

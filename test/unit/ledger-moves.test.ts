@@ -268,8 +268,7 @@ describe('reconciling', () => {
     await ledger.transfers.start(ids[0]!, 1, 'w');
     await ledger.transfers.end(ids[1]!, 1, failed);
     clock.nowMs += 1000;
-    await ledger.transfers.markQueued(ids[2]!, 1);
-    await ledger.transfers.markQueued(ids[3]!, 9);
+    await ledger.transfers.requeue(ids[2]!, 1);
     const seen: string[] = [];
     for (let after: { queuedMs: number; id: string } | undefined; ; ) {
       const page = await ledger.transfers.unended({ queuedBeforeMs: clock.nowMs, limit: 2, after });
@@ -290,6 +289,8 @@ describe('reconciling', () => {
     await ledger.transfers.requeue(requeued.id, 1);
     const ended = await accepted(ledger, 'e', { deadlineMs: NOW_MS });
     await ledger.transfers.cancel(ended.id);
+    const publishing = await running(ledger, 'f', { deadlineMs: NOW_MS });
+    expect(await ledger.transfers.publishing(publishing.id, 1)).toBe('ok');
     const overdue = async (query: Omit<Parameters<typeof ledger.transfers.overdue>[0], 'limit'>) =>
       (await ledger.transfers.overdue({ ...query, limit: 10 })).map((one) => one.id);
     expect(await overdue({ nowMs: NOW_MS + 9 })).toEqual([]);

@@ -21,6 +21,7 @@ const slot = (kind: 'upload' | 'delete', path: string) => ({
   kind,
   to: at(path),
   owner: 'ada',
+  deadlineMs: Date.UTC(2100, 0),
 });
 
 describe('on one target', () => {
@@ -163,7 +164,7 @@ describe("a synchronous request's turn", () => {
     const clock = clockAt(Date.UTC(2026, 10, 21));
     const ledger = await openLedger(undefined, clock);
     await accepted(ledger, 'a');
-    const turn = slot('upload', 'a');
+    const turn = { ...slot('upload', 'a'), deadlineMs: clock.nowMs + 60_000 };
     await ledger.transfers.takeSlot(turn);
     expect(await ledger.transfers.start(turn.id, 1, 'w')).toBeUndefined();
     expect(await ledger.transfers.requeue(turn.id, 1)).toBeUndefined();
@@ -171,7 +172,23 @@ describe("a synchronous request's turn", () => {
     expect((await ledger.transfers.unended(page)).map((one) => one.id)).not.toContain(turn.id);
     const overdue = (nowMs: number) => ledger.transfers.overdue({ nowMs, acceptedBeforeMs: 0, limit: 9 });
     expect(await overdue(clock.nowMs)).toEqual([]);
-    expect(await overdue(clock.nowMs + 10 * 60_000)).toMatchObject([{ id: turn.id, synchronous: true }]);
+    expect(await overdue(clock.nowMs + 60_000)).toMatchObject([{ id: turn.id, synchronous: true }]);
+  });
+
+  test('is kept by whoever renews it, and by nobody once it was ended', async () => {
+    const clock = clockAt(Date.UTC(2026, 10, 21));
+    const ledger = await openLedger(undefined, clock);
+    const job = await accepted(ledger, 'a');
+    const turn = { ...slot('upload', 'a'), deadlineMs: clock.nowMs + 60_000 };
+    await ledger.transfers.takeSlot(turn);
+    expect(await ledger.transfers.renewSlot(turn.id, 1, clock.nowMs + 90_000)).toBe(true);
+    const overdue = (nowMs: number) => ledger.transfers.overdue({ nowMs, limit: 9 });
+    expect(await overdue(clock.nowMs + 89_999)).toEqual([]);
+    expect(await overdue(clock.nowMs + 90_000)).toMatchObject([{ id: turn.id }]);
+    await ledger.transfers.end(turn.id, 1, { state: 'failed', failure: BROKEN });
+    expect(await ledger.transfers.renewSlot(turn.id, 1, clock.nowMs + 120_000)).toBe(false);
+    expect(await ledger.transfers.renewSlot(job.id, 1, clock.nowMs + 120_000)).toBe(false);
+    expect((await ledger.transfers.get(job.id))?.deadlineMs).toBeUndefined();
   });
 });
 

@@ -15,7 +15,8 @@ function refusal(
   method = 'PUT',
   path = '/api/x',
 ) {
-  const req = { headers, method, httpVersionMinor: 1 } as unknown as IncomingMessage;
+  const rawHeaders = Object.entries(headers).flat();
+  const req = { headers, rawHeaders, method, httpVersionMinor: 1 } as unknown as IncomingMessage;
   return createSecurity({ ...DEFAULTS, ...rules }).check(req, path)?.message;
 }
 const BAD_HOST = 'Invalid Host header - possible DNS rebinding attack detected';
@@ -50,7 +51,7 @@ test.each([
 });
 
 test('a request without any Host is told that it needs one', () => {
-  expect(refusal({})).toBe('An HTTP/1.1 request needs a Host header');
+  expect(refusal({})).toBe('An HTTP/1.1 request needs one Host header');
 });
 
 test('configured hosts replace the defaults, with any port and with wildcards', () => {

@@ -35,7 +35,7 @@ test('staged bytes are there whole until they are freed, twice is fine', async (
   expect(read.reduce((sum, chunk) => sum + chunk.length, 0)).toBe(7);
   await staging.free('ta', signal());
   await staging.free('ta', signal());
-  await expect(staging.head('ta', signal())).rejects.toMatchObject({ kind: 'not-found' });
+  await expect(staging.open('ta', undefined, signal())).rejects.toMatchObject({ kind: 'not-found' });
 });
 
 test('what never fits is refused for good, before a byte is read', async () => {
@@ -91,7 +91,7 @@ test('a body that is not what was declared leaves nothing and gives its room bac
   await expect(staging.stage('tb', body(600), wrong)).rejects.toMatchObject({ kind: 'invalid' });
   const expected = { sha256: '00'.repeat(32) };
   await expect(
-    staging.stage('tc', body(10), { expected, mismatch: 'corrupt', signal: signal() }),
+    staging.stage('tc', body(10), { expected, mismatch: () => 'corrupt', signal: signal() }),
   ).rejects.toMatchObject({
     kind: 'corrupt',
   });

@@ -6,11 +6,12 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { Failure, failureOf } from '../../../lib/errors.ts';
 import { baseName, type StorePath } from '../../../lib/path.ts';
+import type { FileEntry } from '../../../lib/stores/driver.ts';
 import { contentTypeOf } from '../../../lib/transfer/media-type.ts';
 import { deleteNow, putNow } from '../../../lib/transfer/put.ts';
 import { demand } from '../auth.ts';
 import { requestBytes, requestSignal } from '../body.ts';
-import { isConditional, judge } from '../conditional.ts';
+import { isConditional, judge, refusePiece } from '../conditional.ts';
 import type { ApiDeps } from '../deps.ts';
 import { expectedDigests } from '../digest-headers.ts';
 import { sendListing } from '../listing.ts';
@@ -78,7 +79,9 @@ async function put(deps: ApiDeps, request: FastifyRequest, reply: FastifyReply):
   const { path, slash } = artifactTarget(request.raw);
   if (slash) throw new Failure('invalid', "Artifact path must include a filename (cannot end with '/').");
   demand(request.principal, 'write', path);
-  if (prefersAsync(request)) {
+  refusePiece(request.headers);
+  // a preference may be passed over: whether a condition holds is known when the artifact is published
+  if (prefersAsync(request) && !isConditional(request.headers)) {
     await acceptPreferred(deps, request, reply, { store: deps.artifacts.name, path });
     return;
   }
@@ -129,18 +132,30 @@ async function writeCondition(
   signal: AbortSignal,
 ): Promise<WriteCondition> {
   if (!isConditional(req.headers)) return {};
+  const entry = await demandConditions(deps, req, path, signal);
+  if (req.headers['if-none-match']?.trim() === '*') return { mode: 'create' };
+  const bound = req.headers['if-match'] !== undefined || req.headers['if-unmodified-since'] !== undefined;
+  return entry && bound ? { ifMatch: entry.etag } : {};
+}
+
+/** What is there now. @throws Failure `precondition` where the conditions do not hold for that */
+async function demandConditions(
+  deps: ApiDeps,
+  req: IncomingMessage,
+  path: StorePath,
+  signal: AbortSignal,
+): Promise<FileEntry | undefined> {
   const entry = await deps.artifacts.head(path, signal).catch((error: unknown) => {
     if (failureOf(error).kind === 'not-found') return undefined;
     throw error;
   });
-  if (judge(req.headers, entry, 'PUT') === 'failed')
-    throw new Failure(
-      'precondition',
-      `'${path}' ${entry ? 'is there' : 'is not there'}, which the request's conditions forbid`,
-    );
-  if (req.headers['if-none-match']?.trim() === '*') return { mode: 'create' };
-  const bound = req.headers['if-match'] !== undefined || req.headers['if-unmodified-since'] !== undefined;
-  return entry && bound ? { ifMatch: entry.etag } : {};
+  if (judge(req.headers, entry, req.method ?? '') !== 'failed') return entry;
+  throw new Failure(
+    'precondition',
+    entry
+      ? `'${path}' is there as version "${entry.etag}", which the request's conditions forbid`
+      : `'${path}' is not there, which the request's conditions forbid`,
+  );
 }
 
 async function remove(deps: ApiDeps, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
@@ -148,10 +163,8 @@ async function remove(deps: ApiDeps, request: FastifyRequest, reply: FastifyRepl
   if (path === '') throw new Failure('not-found', 'The artifact root cannot be deleted');
   demand(request.principal, 'write', path);
   // it goes on when the client has gone: half a tree is of no use to anybody, and asking again is harmless
-  await deleteNow(
-    deps,
-    { store: deps.artifacts.name, path },
-    { owner: request.principal.name, signal: requestSignal(request.raw, reply.raw, 'body') },
-  );
+  const signal = requestSignal(request.raw, reply.raw, 'body');
+  if (isConditional(request.headers)) await demandConditions(deps, request.raw, path, signal);
+  await deleteNow(deps, { store: deps.artifacts.name, path }, { owner: request.principal.name, signal });
   return reply.type('application/json').send('{}');
 }

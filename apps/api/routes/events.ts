@@ -12,6 +12,9 @@ import { withZod } from '../validation.ts';
 import { hasEnded, TRANSFERS } from '../views.ts';
 
 const TAGS = ['events'];
+/** Each costs memory and a connection for as long as its client likes. */
+export const MAX_STREAMS = 1000;
+const FULL_RETRY_MS = 5000;
 const STREAM =
   'Events `state` (with `id`: the ledger numbers them) and `progress` (without, and lossy), each with JSON data. ' +
   'A client that comes back with `Last-Event-ID` is told what it missed, whatever was restarted meanwhile.';
@@ -21,6 +24,7 @@ const HEADERS = {
 
 export function registerEvents(plain: FastifyInstance, deps: ApiDeps): void {
   const app = withZod(plain);
+  const open: OpenStreams = { count: 0 };
   const hub = new EventHub(deps.ledger, (heard) => hearProgress(deps.queue, deps.log, heard), deps.log);
   app.addHook('preClose', async () => hub.close());
 
@@ -38,7 +42,7 @@ export function registerEvents(plain: FastifyInstance, deps: ApiDeps): void {
     },
     (request, reply) => {
       const after = lastSeen(request, request.query['last-event-id']);
-      return follow(deps, hub, request, reply, { after });
+      return follow(deps, hub, open, request, reply, { after });
     },
   );
 
@@ -53,6 +57,7 @@ export function registerEvents(plain: FastifyInstance, deps: ApiDeps): void {
         tags: TAGS,
         takesHeaders: HEADERS,
         bytes: { gives: 'text/event-stream' },
+        answers: { 204: 'It has ended, and there is nothing more to tell.' },
         params: transferId,
         querystring: eventsQuery,
       },
@@ -64,7 +69,7 @@ export function registerEvents(plain: FastifyInstance, deps: ApiDeps): void {
       // 204 tells an EventSource to stop asking
       if (hasEnded(transfer.state) && (await deps.ledger.events.after(after, 1, id)).length === 0)
         return void reply.code(204).send();
-      return follow(deps, hub, request, reply, { after, transfer: id });
+      return follow(deps, hub, open, request, reply, { after, transfer: id });
     },
   );
 }
@@ -76,13 +81,25 @@ function lastSeen(request: FastifyRequest, asked: number | undefined): number | 
   throw new Failure('invalid', 'Last-Event-ID must be the number of an event');
 }
 
+interface OpenStreams {
+  count: number;
+}
+
+/** @throws Failure `busy`: this process has as many streams open as it may */
 async function follow(
   deps: ApiDeps,
   hub: EventHub,
+  open: OpenStreams,
   request: FastifyRequest,
   reply: FastifyReply,
   which: { readonly after: number | undefined; readonly transfer?: string },
 ): Promise<void> {
+  if (open.count >= MAX_STREAMS)
+    throw new Failure(
+      'busy',
+      `this process has ${MAX_STREAMS} event streams open and takes no more; try again, or ask for the transfer now and then`,
+      { op: 'follow', retryAfterMs: FULL_RETRY_MS },
+    );
   reply.hijack();
   const res = reply.raw;
   const stream = new EventStream(res, {
@@ -92,6 +109,7 @@ async function follow(
     heartbeatMs: HEARTBEAT_MS,
     ...(which.transfer !== undefined && { transfer: which.transfer }),
   });
+  open.count++;
   deps.metrics.eventStreams.inc({});
   try {
     res.writeHead(200, {
@@ -104,6 +122,7 @@ async function follow(
   } catch (error) {
     writeError(error, request, res, deps.log);
   } finally {
+    open.count--;
     deps.metrics.eventStreams.dec({});
   }
 }

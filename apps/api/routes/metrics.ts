@@ -4,18 +4,16 @@ import { failureOf } from '../../../lib/errors.ts';
 import { JOBS, QUEUES, type QueueName } from '../../../lib/jobs/jobs.ts';
 import { TRANSFER_KINDS } from '../../../lib/ledger/transfer.ts';
 import { demand } from '../auth.ts';
-import { requestSignal } from '../body.ts';
 import type { ApiDeps } from '../deps.ts';
+import { readiness } from '../readiness.ts';
 
 /** Over this time the rate is measured at which work is done. */
 const RATE_WINDOW_MS = 60_000;
 const NOTHING = { waiting: 0, delayed: 0, active: 0, 'waiting-children': 0 } as const;
-/** Each part of readiness has this long to answer. */
-const PATIENCE_MS = 2000;
 
 export function registerMetrics(app: FastifyInstance, deps: ApiDeps): void {
   app.route({
-    method: 'GET',
+    method: ['GET', 'HEAD'],
     url: '/metrics',
     handler: async (request, reply) => {
       if (!request.principal.can('operate')) demand(request.principal, 'read');
@@ -23,12 +21,13 @@ export function registerMetrics(app: FastifyInstance, deps: ApiDeps): void {
       return reply.type(deps.metrics.contentType).send(await deps.metrics.text());
     },
   });
+  const problemsOf = readiness(deps);
   app.route({
     method: ['GET', 'HEAD'],
     url: '/ready',
     config: { open: true },
-    handler: async (request, reply) => {
-      const problems = await problemsOf(deps, requestSignal(request.raw, reply.raw, 'answer'));
+    handler: async (_request, reply) => {
+      const problems = await problemsOf();
       const ready = Object.keys(problems).length === 0;
       return reply.code(ready ? 200 : 503).send({ ready, problems });
     },
@@ -80,33 +79,4 @@ async function observeQueues({ metrics, queue, ledger }: ApiDeps): Promise<void>
     const perSecond = Math.max(1, endedOf(name)) / (RATE_WINDOW_MS / 1000);
     metrics.queueBacklog.set({ queue: name }, states.waiting / perSecond);
   }
-}
-
-/** Why this process should not be sent work, by part; empty when it should. */
-async function problemsOf(deps: ApiDeps, signal: AbortSignal): Promise<Record<string, string>> {
-  const limit = AbortSignal.any([signal, AbortSignal.timeout(PATIENCE_MS)]);
-  const checks: Record<string, () => Promise<unknown>> = {
-    ledger: () => deps.ledger.ping(limit),
-    staging: () => deps.staging.head('ready', limit).catch(unlessAbsent),
-    redis: async () => {
-      const { problem } = await deps.queue.health();
-      if (problem !== undefined) throw new Error(problem);
-    },
-  };
-  const found = await Promise.all(
-    Object.entries(checks).map(async ([part, check]) => {
-      try {
-        await check();
-        return [];
-      } catch (error) {
-        return [[part, error instanceof Error ? error.message : String(error)] as const];
-      }
-    }),
-  );
-  return Object.fromEntries(found.flat());
-}
-
-/** Nobody staged a file of that name: that the store says so is the answer. */
-function unlessAbsent(error: unknown): void {
-  if (failureOf(error).kind !== 'not-found') throw error;
 }

@@ -61,6 +61,19 @@ const FILES = {
   },
 };
 
+const READY = {
+  type: 'object',
+  properties: {
+    ready: { type: 'boolean' },
+    problems: {
+      type: 'object',
+      description: 'What is wrong with `ledger`, `staging` or `redis`.',
+      additionalProperties: { type: 'string' },
+    },
+  },
+  required: ['ready', 'problems'],
+};
+
 /** MLflow's own routes, whose shapes are MLflow's and not ours to choose; each also under `/ajax-api`. */
 const BY_HAND = {
   '/api/2.0/mlflow-artifacts/artifacts': {
@@ -85,6 +98,8 @@ const BY_HAND = {
         200: bytes('The artifact.'),
         206: bytes('The range.'),
         304: { description: 'Not modified.' },
+        404: { description: 'There is no such artifact.' },
+        416: { description: 'The range lies outside of the artifact.' },
         default: FAILURE,
       },
     },
@@ -97,12 +112,22 @@ const BY_HAND = {
     put: {
       operationId: 'putArtifact',
       summary: 'Upload an artifact; answered when it is published and verified',
-      description: 'With `Prefer: respond-async` answered 202 as `PUT /api/v1/uploads/{path}` is.',
+      description:
+        'With `Prefer: respond-async` answered 202 as `PUT /api/v1/uploads/{path}` is, unless it has conditions: those ' +
+        'are kept synchronously.',
       tags: MLFLOW,
+      parameters: ['Content-Digest', 'Repr-Digest', 'Content-MD5', 'If-Match', 'If-None-Match', 'Prefer'].map(
+        (name) => ({ in: 'header', name, required: false, schema: { type: 'string' } }),
+      ),
       requestBody: { required: true, content: { 'application/octet-stream': {} } },
       responses: {
         200: json('Published whole, durable, verified.', EMPTY),
         202: json('Accepted.', { $ref: '#/components/schemas/Transfer' }),
+        400: {
+          description:
+            'A bad path, or the bytes are not as long or not what was declared: nothing is stored.',
+        },
+        412: { description: 'The conditions do not hold: nothing is stored.' },
         default: FAILURE,
       },
     },
@@ -126,11 +151,13 @@ const BY_HAND = {
     OPERATIONS,
     text('A version.'),
   ),
-  '/ready': get(
-    'ready',
-    'Whether it should be sent work, and if not, why',
-    OPERATIONS,
-    json('It is ready.', EMPTY),
-  ),
+  '/ready': {
+    get: {
+      operationId: 'ready',
+      summary: 'Whether it should be sent work, and if not, why',
+      tags: OPERATIONS,
+      responses: { 200: json('It is.', READY), 503: json('It is not.', READY), default: FAILURE },
+    },
+  },
   '/metrics': get('metrics', 'Metrics in Prometheus’ text format', OPERATIONS, text('Metrics.')),
 };

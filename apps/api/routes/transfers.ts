@@ -60,6 +60,7 @@ function readRoutes(app: App, deps: ApiDeps): void {
   app.get(
     TRANSFERS,
     {
+      exposeHeadRoute: true,
       schema: {
         summary: 'List transfers, newest first',
         description: 'A page may be shorter than `limit`; it is the last one when it has no `nextCursor`.',
@@ -81,6 +82,7 @@ function readRoutes(app: App, deps: ApiDeps): void {
   app.get(
     ONE,
     {
+      exposeHeadRoute: true,
       schema: {
         summary: 'One transfer, with its attempts',
         tags: TAGS,
@@ -107,6 +109,12 @@ function readRoutes(app: App, deps: ApiDeps): void {
       tags: TAGS,
       params: transferId,
       bytes: { gives: 'application/octet-stream' },
+      answers: {
+        206: 'The range.',
+        304: 'Not modified.',
+        409: 'Not ready yet (then with `Retry-After`), or it failed.',
+        416: 'The range lies outside of the content.',
+      },
     },
     handler: async (request, reply) => {
       const { id } = request.params;
@@ -162,6 +170,8 @@ function changeRoutes(app: App, deps: ApiDeps): void {
       const before = demandSight(request.principal, id, await transfers.get(id));
       demandControl(request.principal, before);
       if (!request.principal.can('operate')) demandPlaces(request.principal, before);
+      if (before.synchronous)
+        throw new Failure('conflict', `${id} was a request of its own and no job: send that request again`);
       const again = retried(id, await transfers.retry(id));
       const prefix = prefixOf(request, deps.config.staticPrefix);
       void reply.code(202).header('location', transferPath(prefix, id)).send(viewOf(again, prefix));

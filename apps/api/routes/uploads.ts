@@ -7,6 +7,7 @@ import type { NewTransfer, Place } from '../../../lib/ledger/transfer.ts';
 import { answerAccepted, deadlineMsOf, idempotencyKey, idempotencyOf } from '../accept.ts';
 import { ARTIFACTS_STORE, demandAt } from '../access.ts';
 import { requestBytes, requestSignal } from '../body.ts';
+import { isConditional, refusePiece } from '../conditional.ts';
 import type { ApiDeps } from '../deps.ts';
 import { expectedDigests } from '../digest-headers.ts';
 import { transferView, uploadOptions } from '../schemas.ts';
@@ -47,6 +48,12 @@ export function registerUploads(plain: FastifyInstance, deps: ApiDeps): void {
     (request, reply) => {
       const { path, slash } = artifactTarget(request.raw);
       if (slash) throw new Failure('invalid', 'Invalid path: an upload names a file; this ends with a slash');
+      refusePiece(request.headers);
+      if (isConditional(request.headers))
+        throw new Failure(
+          'invalid',
+          'conditions such as If-None-Match are kept by a synchronous PUT only; here say on-exists=fail, skip or skip-if-same',
+        );
       return acceptUpload(deps, request, reply, { store: ARTIFACTS_STORE, path }, request.query);
     },
   );

@@ -97,8 +97,11 @@ class Service {
 
   /** The API stops accepting, workers hand back what they run, Redis writes what it has. Resolves with the exit code. */
   async #stop(presses: Presses, tell: Say = say): Promise<number> {
-    const inOrder = this.#stopInOrder(tell).then(() => 'stopped' as const);
+    let atOnce = false;
+    const step: Say = (line) => void (atOnce || tell(line));
+    const inOrder = this.#stopInOrder(step).then(() => 'stopped' as const);
     if ((await Promise.race([inOrder, presses.second])) === 'stopped') return 0;
+    atOnce = true;
     say('stopping at once; what was accepted goes on at the next start');
     for (const { keeper } of this.#keepers) keeper.kill();
     await inOrder;

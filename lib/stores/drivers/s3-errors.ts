@@ -78,6 +78,8 @@ function withoutSecrets(message: string): string {
   return message
     .replace(/(X-Amz-[A-Za-z-]+=)[^&\s]+/gi, '$1…')
     .replace(/(Credential|Signature|AWSAccessKeyId)=[^\s,&]+/gi, '$1=…')
+    .replace(/\b(authorization|x-amz-security-token)\b["']?\s*[:=]\s*["']?[^"'\r\n<}]+/gi, '$1: …')
+    .replace(/\b(AKIA|ASIA)[A-Z0-9]{12,}/g, '$1…')
     .replace(/<(AWSAccessKeyId|StringToSign|SignatureProvided|CanonicalRequest)[^>]*>[^<]*/gi, '')
     .replace(/\s+/g, ' ')
     .trim()
@@ -143,9 +145,9 @@ const RULES: readonly (readonly [kind: FailureKind, codes: string, message?: str
     "the store's host name is not known; look at MLFLOW_S3_ENDPOINT_URL (and MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE)",
   ],
   [
-    'corrupt',
+    'corrupt', // XML is made by the SDK: where it does not parse, it was damaged on the way
     'BadDigest InvalidDigest InvalidPart ChecksumMismatch XAmzContentChecksumMismatch XAmzContentSHA256Mismatch ' +
-      'XMinioContentChecksumMismatch',
+      'XMinioContentChecksumMismatch MalformedXML',
     'the bytes that arrived are not the ones that were sent',
   ],
   [
@@ -162,7 +164,7 @@ const RULES: readonly (readonly [kind: FailureKind, codes: string, message?: str
   ['unsupported', 'NotImplemented XNotImplemented MethodNotAllowed'],
   [
     'invalid',
-    'EntityTooLarge EntityTooSmall InvalidRequest InvalidArgument InvalidPartOrder InvalidBucketName MalformedXML ' +
+    'EntityTooLarge EntityTooSmall InvalidRequest InvalidArgument InvalidPartOrder InvalidBucketName ' +
       'InvalidStorageClass InvalidTag AccessControlListNotSupported InvalidEncryptionAlgorithmError MetadataTooLarge',
   ],
   ['invalid', 'InvalidRange', 'the range lies beyond the end of the object'],

@@ -8,6 +8,7 @@ import {
   ListPartsCommand,
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
+import { pause } from '../../deadline.ts';
 import { Failure } from '../../errors.ts';
 import type { StorePath } from '../../path.ts';
 import type { Body, Call, Multipart, PendingUpload, Receipt, Upload, WriteCall } from '../driver.ts';
@@ -19,6 +20,9 @@ import { crcText, sendable } from './s3-http.ts';
 const MiB = 1024 * 1024;
 /** ms; a server may put thousands of parts together before it answers. */
 const FINISH_ANSWER_MS = 900_000;
+/** So often, and so far apart, an upload is aborted that a late part keeps alive. */
+const ABORTS = 5;
+const LATE_PART_MS = 200;
 
 type Checksums = 'whole' | 'parts' | 'none';
 const CHECKSUMS: readonly Checksums[] = ['whole', 'parts', 'none'];
@@ -182,14 +186,21 @@ export class S3Multipart implements Multipart {
     throw new S3Error({ code: 'NoSuchUpload', message: 'the server has another object there', status: 404 });
   }
 
+  /** A part that is still being stored may outlive the abort, and its upload with it (S3 says so): looked for, aborted again. */
   async abandon(upload: Upload, call: Call): Promise<void> {
-    try {
-      await this.#s3.call(call.signal, (client, options) =>
-        client.send(new AbortMultipartUploadCommand(this.#target(upload)), options),
-      );
-    } catch (error) {
-      if (!(error instanceof S3Error && error.code === 'NoSuchUpload')) throw error;
+    for (let tries = 0; tries < ABORTS; tries++) {
+      try {
+        await this.#s3.call(call.signal, (client, options) =>
+          client.send(new AbortMultipartUploadCommand(this.#target(upload)), options),
+        );
+        await this.#listParts(upload, call);
+      } catch (error) {
+        if (error instanceof S3Error && error.code === 'NoSuchUpload') return;
+        throw error;
+      }
+      await pause(LATE_PART_MS, call.signal);
     }
+    throw new Failure('unavailable', `the upload is still there after it was aborted ${ABORTS} times`);
   }
 
   /** MinIO lists uploads by exact key or all of them, never by a prefix: so the whole bucket's are asked for and ours picked. */

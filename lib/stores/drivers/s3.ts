@@ -326,8 +326,27 @@ function entryOf(
 
 async function* nothing(): AsyncGenerator<Uint8Array> {}
 
-/** The bytes of an answer, all of them or an error. */
-async function* wholeBody(body: Bytes, length: number, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+/** The bytes of an answer, all of them or an error. Left before the first, the connection is freed all the same. */
+function wholeBody(body: Bytes, length: number, signal: AbortSignal): Bytes {
+  const chunks = chunksOf(body, length, signal);
+  let begun = false;
+  const next = () => {
+    begun = true;
+    return chunks.next();
+  };
+  const stop = async () => {
+    // a generator that was never asked for anything ends no body
+    if (!begun) letGo(body);
+    return chunks.return();
+  };
+  return { [Symbol.asyncIterator]: () => ({ next, return: stop }) };
+}
+
+async function* chunksOf(
+  body: Bytes,
+  length: number,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array, void, undefined> {
   let size = 0;
   try {
     for await (const chunk of body) {

@@ -3,7 +3,8 @@
  * times, after a capped delay with full jitter, or the one the store asked for. Bodies are opened anew for each try;
  * a reading that breaks goes on at its offset, from the same version. Two calls are tried again only where the store
  * says that it did nothing: a conditional publish, whose second try would trip over the first (the caller settles that
- * by looking), and the begin of an upload, whose first one nobody would ever know of.
+ * by looking), and the begin of an upload: the journal's entry then ends with the second one, and gc looks for a first
+ * one only where the entry has no id. Nothing is tried again while a call that was given up still holds its bytes.
  */
 import pRetry from 'p-retry';
 import { pause, throwIfAborted } from '../../deadline.ts';
@@ -84,7 +85,8 @@ async function retrying<T>(
     minTimeout: 0, // the delay is ours: p-retry's own jitter never goes below its base
     async shouldRetry({ error, attemptNumber }) {
       const { kind, retryAfterMs = 0 } = classified(driver, error);
-      if (!kinds.has(kind) || retryAfterMs > opts.capMs || call.signal.aborted) return false;
+      const lent = error instanceof Failure && error.facts.lent;
+      if (!kinds.has(kind) || lent || retryAfterMs > opts.capMs || call.signal.aborted) return false;
       opts.onRetry?.(op, kind);
       const jitter = Math.random() * Math.min(opts.capMs, opts.firstMs * 2 ** (attemptNumber - 1));
       await pause(Math.min(opts.capMs, retryAfterMs + jitter), call.signal);

@@ -1,8 +1,9 @@
 /**
  * Ends a call in which nothing has moved for too long: the layer that catches a hung socket or mount. What counts is
  * progress, never total time; and only the store is watched: a consumer that takes its time between two chunks is not
- * a stall. The driver's signal is aborted, and the caller does not wait for it to notice, except where the driver was
- * lent bytes: memory that is used again while a hung mount still writes from it would end up in somebody's file.
+ * a stall. The driver's signal is aborted, and the caller does not wait for it to notice. A driver that was lent bytes
+ * is given a moment to let go of them; where it does not (a hung mount), the failure says that they are still lent:
+ * memory that is used again while the kernel writes from it would end up in somebody's file.
  */
 import { Deadline, stopReason } from '../../deadline.ts';
 import { Failure } from '../../errors.ts';
@@ -13,6 +14,7 @@ import { around, type Hooks, type StoreOp, tapped } from './around.ts';
 const SILENT_BYTES_PER_MS = 8 * 1024;
 /** And so much more than another call, however small it is: a store may put thousands of parts together. */
 const FINISH_STALLS = 5;
+const LET_GO_MS = 1000;
 
 export function stall(driver: Driver, { stallMs }: { readonly stallMs: number }): Driver {
   const watch = (op: StoreOp, signal: AbortSignal, ms = stallMs): Watch => new Watch(op, signal, ms);
@@ -24,15 +26,11 @@ export function stall(driver: Driver, { stallMs }: { readonly stallMs: number })
     },
     async send(op, { signal }, body, run) {
       using watched = watch(op, signal);
-      watched.start();
-      try {
-        return await run(
-          watched.signal,
-          heard(body, () => watched.progress()),
-        );
-      } catch (error) {
-        throw watched.signal.aborted ? stopReason(watched.signal) : error;
-      }
+      const sending = run(
+        watched.signal,
+        heard(body, () => watched.progress()),
+      );
+      return await watched.during(sending, LET_GO_MS);
     },
     async read(signal, run) {
       const watched = watch('read', signal);
@@ -75,21 +73,26 @@ class Watch implements Disposable {
     return this.#deadline.signal;
   }
 
-  start(): void {
-    this.#deadline.watch(this.#ms, this.#why);
-  }
-
   progress(): void {
     this.#deadline.progress();
   }
 
-  during<T>(step: Promise<T>): Promise<T> {
+  /** @param letGoMs of a step that was lent bytes: how long it may take to notice that it is to stop */
+  during<T>(step: Promise<T>, letGoMs?: number): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      if (this.signal.aborted) reject(stopReason(this.signal));
-      this.#giveUp = reject;
-      this.start();
-      const rest = (): void => this.#deadline.rest();
-      step.finally(rest).then(resolve, reject);
+      let timer: NodeJS.Timeout | undefined;
+      this.#giveUp = (reason) => {
+        if (letGoMs === undefined) reject(reason);
+        else timer = setTimeout(() => reject(stillLent(reason)), letGoMs);
+      };
+      if (this.signal.aborted) this.#giveUp(stopReason(this.signal));
+      this.#deadline.watch(this.#ms, this.#why);
+      const over = (): void => {
+        clearTimeout(timer);
+        this.#deadline.rest();
+      };
+      const failed = (error: unknown): void => reject(this.signal.aborted ? stopReason(this.signal) : error);
+      step.finally(over).then(resolve, failed);
     });
   }
 
@@ -97,6 +100,9 @@ class Watch implements Disposable {
     this.#deadline[Symbol.dispose]();
   }
 }
+
+const stillLent = ({ kind, message, facts }: Failure): Failure =>
+  new Failure(kind, message, { ...facts, lent: true });
 
 function heard(body: Body, progress: () => void): Body {
   const sync = function* (chunks: Iterable<Uint8Array>): Generator<Uint8Array> {

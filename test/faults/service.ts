@@ -1,0 +1,200 @@
+/** API and workers as processes of their own, each started again when it dies; a Redis that can be killed; a target. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { configOf } from '../../lib/config.ts';
+import { openDeps } from '../../lib/deps.ts';
+import { COLLECT } from '../../lib/transfer/gc.ts';
+import { startMinio } from '../servers/minio.ts';
+import { cleanEnvironment, freePort, watch } from '../servers/process.ts';
+import { type RedisServer, startRedis } from '../servers/redis.ts';
+import type { S3Server } from '../servers/s3.ts';
+import { bucketShelf, filesIn, folderShelf, jobKeysIn, openUploadsIn, type Shelf } from './oracle.ts';
+import { Points, type Role } from './points.ts';
+
+export type Target = 'folder' | 'MinIO';
+const CHILD = join(import.meta.dirname, 'role-child.ts');
+const BUCKET = 'quay';
+const DAY_MS = 24 * 3600_000;
+const GC_MS = 60_000;
+
+/** A role that is kept alive until it is stopped. */
+class Kept {
+  readonly role: Role;
+  url = '';
+  pid = 0;
+  /** Of the process that runs now. */
+  ready: Promise<void> = Promise.resolve();
+  readonly #spawn: () => ChildProcess;
+  #child: ChildProcess | undefined;
+  #ended: Promise<unknown> = Promise.resolve();
+  #stopping = false;
+
+  constructor(role: Role, spawn: () => ChildProcess) {
+    this.role = role;
+    this.#spawn = spawn;
+    this.start();
+  }
+
+  start(): void {
+    const child = this.#spawn();
+    watch(child);
+    this.#child = child;
+    this.pid = child.pid!;
+    this.#ended = once(child, 'exit').then(() => {
+      if (!this.#stopping) this.start();
+    });
+    this.ready = once(createInterface({ input: child.stdout! }), 'line').then(([url]) => {
+      this.url = url as string;
+    });
+  }
+
+  kill(): void {
+    process.kill(this.pid, 'SIGKILL');
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    this.#child?.stdin?.end();
+    await this.#ended;
+  }
+}
+
+export class Service {
+  readonly points = new Points();
+  readonly folder = mkdtempSync(join(tmpdir(), 'longshore-faults-'));
+  readonly shelf: Shelf;
+  readonly roles: Kept[] = [];
+  readonly url: string;
+  redis: RedisServer;
+  readonly #settings: Record<string, unknown>;
+  readonly #minio: S3Server | undefined;
+
+  private constructor(redis: RedisServer, minio: S3Server | undefined, port: number) {
+    this.redis = redis;
+    this.#minio = minio;
+    this.url = `http://127.0.0.1:${port}`;
+    const root = join(this.folder, 'artifacts');
+    mkdirSync(root);
+    mkdirSync(this.staging);
+    this.shelf = minio ? bucketShelf(minio, BUCKET) : folderShelf(root);
+    this.#settings = {
+      port,
+      dataFolder: this.folder,
+      artifactsDestination: minio ? `s3://${BUCKET}` : root,
+      stagingUri: this.staging,
+      ledgerPath: this.ledger,
+      redisUrl: redis.url,
+      uploadConcurrency: 3,
+      logLevel: 'warn',
+      logFormat: 'json',
+      graceMs: 3000,
+    };
+  }
+
+  static async start(target: Target, workers: number): Promise<Service> {
+    const [redis, minio, port] = await Promise.all([
+      startRedis(),
+      target === 'MinIO' ? startMinio() : undefined,
+      freePort(),
+    ]);
+    await minio?.makeBucket(BUCKET);
+    const service = new Service(redis, minio, port);
+    service.#add('api');
+    for (let n = 0; n < workers; n++) service.#add('worker');
+    await Promise.all(service.roles.map((role) => role.ready));
+    return service;
+  }
+
+  get staging(): string {
+    return join(this.folder, 'staging');
+  }
+  get ledger(): string {
+    return join(this.folder, 'ledger.db');
+  }
+  get workers(): Kept[] {
+    return this.roles.filter((one) => one.role === 'worker');
+  }
+  /** What the processes had to say. */
+  get log(): string {
+    return readFileSync(join(this.folder, 'log'), 'utf8');
+  }
+
+  /** A worker with queues of its own, over the same ledger and stores. */
+  async addWorker(redisPrefix: string): Promise<void> {
+    await this.#add('worker', { redisPrefix }).ready;
+  }
+
+  #add(role: Role, more: Record<string, unknown> = {}): Kept {
+    const settings = JSON.stringify({ ...this.#settings, ...more });
+    const kept = new Kept(role, () => {
+      const log = openSync(join(this.folder, 'log'), 'a');
+      const child = spawn(process.execPath, [CHILD, role, settings], {
+        env: cleanEnvironment({
+          ...this.#minio?.env,
+          ...this.points.env,
+          NODE_COMPILE_CACHE: join(this.folder, 'compiled'),
+        }),
+        stdio: ['pipe', 'pipe', log],
+        detached: true,
+      });
+      closeSync(log);
+      return child;
+    });
+    this.roles.push(kept);
+    return kept;
+  }
+
+  /** On the same data, or on none. */
+  async killRedis(opts: { readonly wipe: boolean; readonly awayMs: number }): Promise<void> {
+    await this.redis.kill();
+    if (opts.wipe) rmSync(join(this.redis.dir, 'data'), { recursive: true, force: true });
+    await sleep(opts.awayMs);
+    this.redis = await startRedis({ again: this.redis });
+  }
+
+  async stopRoles(): Promise<void> {
+    await Promise.all(this.roles.map((role) => role.stop()));
+  }
+
+  /** As the scheduled jobs will do it a day from now. */
+  async collect(): Promise<void> {
+    const config = configOf({ ...this.#settings, logLevel: 'silent' }, { ...this.#minio?.env });
+    const deps = await openDeps(config, 'worker');
+    try {
+      const signal = AbortSignal.timeout(GC_MS);
+      for (const task of [COLLECT.staging, COLLECT.uploads, COLLECT.downloads])
+        await task(deps, {
+          signal,
+          dryRun: false,
+          nowMs: Date.now() + DAY_MS + 60_000,
+          historyMs: 30 * DAY_MS,
+        });
+    } finally {
+      await deps.close();
+    }
+  }
+
+  /** In staging, at the target, in Redis and in the ledger. */
+  async leftBehind(paths: readonly string[]): Promise<string[]> {
+    const open = openUploadsIn(this.ledger);
+    return [
+      ...filesIn(this.staging).map((name) => `staged ${name}`),
+      ...(await this.shelf.hidden(paths)).map((name) => `hidden ${name}`),
+      ...(await jobKeysIn(this.redis.url)).map((key) => `in Redis: ${key}`),
+      ...(open > 0 ? [`${open} multipart uploads in the ledger`] : []),
+    ];
+  }
+
+  async close(): Promise<void> {
+    await this.stopRoles();
+    this.shelf.close();
+    await Promise.all([this.redis.stop(), this.#minio?.stop()]);
+    this.points.close();
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}

@@ -53,7 +53,8 @@ function rules(text: string): void {
   if (/^file:/i.test(text)) refuse('it is a file: URI');
   for (const segment of text.split('/')) {
     if (segment === '.' || segment === '..') refuse(`it contains the segment '${segment}'`);
-    if (isHiddenName(segment)) refuse(`names that start with '${HIDDEN_PREFIX}' or '${REFERENCE_TEMP_PREFIX}' are reserved`);
+    if (isHiddenName(segment))
+      refuse(`names that start with '${HIDDEN_PREFIX}' or '${REFERENCE_TEMP_PREFIX}' are reserved`);
   }
 }
 
@@ -66,7 +67,8 @@ export function joinPath(dir: StorePath, below: StorePath): StorePath {
 export const baseName = (path: StorePath): string => path.slice(path.lastIndexOf('/') + 1);
 
 /** The directory that holds it; the root for a top-level name. */
-export const parentOf = (path: StorePath): StorePath => path.slice(0, Math.max(0, path.lastIndexOf('/'))) as StorePath;
+export const parentOf = (path: StorePath): StorePath =>
+  path.slice(0, Math.max(0, path.lastIndexOf('/'))) as StorePath;
 
 /** Whether `path` is `dir` or lies below it, by whole segments. */
 export const isWithin = (path: StorePath, dir: StorePath): boolean =>

@@ -29,7 +29,8 @@ export async function flippingLine(
   const agent = new Agent({ keepAlive: true });
   const seen = { requests: 0, answers: 0 };
   const through = (message: IncomingMessage, which: keyof typeof flipped): Transform => {
-    const length = Number(message.headers['content-length'] ?? 1);
+    const { 'content-length': told, 'transfer-encoding': encoding } = message.headers;
+    const length = Number(told ?? (encoding === undefined ? 0 : 1));
     const at = length > 0 && seen[which]++ % every === 0 ? Math.floor(random() * length) : -1;
     return flip(at, 1 << Math.floor(random() * 8), () => void flipped[which]++);
   };
@@ -44,8 +45,8 @@ export async function flippingLine(
       res.sendDate = false;
       res.writeHead(answer.statusCode ?? 500, answer.headers);
       answer.on('error', cut);
-      const refused = (answer.statusCode ?? 500) >= 400;
-      (refused ? answer : answer.pipe(through(answer, 'answers'))).pipe(res);
+      const saysNo = (answer.statusCode ?? 500) >= 400;
+      (saysNo || method === 'HEAD' ? answer : answer.pipe(through(answer, 'answers'))).pipe(res);
     });
     res.on('close', () => onward.destroy());
     req.on('error', () => onward.destroy());

@@ -41,7 +41,10 @@ describe.each(ways)('digests taken %s', (_, open) => {
   test('say which demanded one the bytes do not have', async () => {
     const hasher = open('0'.repeat(64));
     hasher.update(shared(Buffer.from('some')));
-    expect((await hasher.end()).mismatch).toMatchObject({ name: 'sha256', actual: sha256(Buffer.from('some')) });
+    expect((await hasher.end()).mismatch).toMatchObject({
+      name: 'sha256',
+      actual: sha256(Buffer.from('some')),
+    });
   });
 
   test('of memory that is not shared are right, also when it is a window into something larger', async () => {

@@ -103,10 +103,10 @@ requireServer('promtool')('metrics', () => {
   });
 
   test('an attempt that is repeated is counted by the kind of its failure', async () => {
-    writeFileSync(join(service.attic, 'other.txt'), 'other');
-    const from = `file://${service.attic}/other.txt`;
-    const checksum = `sha-256:${'0'.repeat(64)}`;
-    await viewIn(await service.submit({ kind: 'copy', from, to: 'no.txt', checksum, deadline: 20 }), 202);
+    await service.stopWorker();
+    const { id } = await viewIn(await service.put('spoilt.bin', 'as it was accepted'), 202);
+    writeFileSync(join(service.staging, id), 'not what was accepted');
+    await service.startWorker();
     const retries = async () =>
       (await scrape('worker')).get('longshore_transfer_retries_total{failure="corrupt"}');
     await expect.poll(retries, { timeout: 20_000 }).toBeGreaterThan(0);

@@ -100,9 +100,14 @@ export class Real {
   }
 
   /** Collects what gc would in eight days: the bytes of all that has ended. */
-  async expire(): Promise<void> {
+  expire(): Promise<void> {
+    return this.collect(8 * DAY_MS);
+  }
+
+  /** What gc may remove by then: also the bytes of those whose worker was killed between their ending and freeing them. */
+  async collect(aheadMs: number): Promise<void> {
     const opts = { signal: AbortSignal.timeout(10_000), dryRun: false, historyMs: 365 * DAY_MS };
-    const { failed } = await COLLECT.staging(this.#deps, { ...opts, nowMs: Date.now() + 8 * DAY_MS });
+    const { failed } = await COLLECT.staging(this.#deps, { ...opts, nowMs: Date.now() + aheadMs });
     if (failed > 0) throw new Error(`${failed} staged files could not be removed`);
   }
 

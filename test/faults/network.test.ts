@@ -195,7 +195,8 @@ requireServer(
 
   test.concurrent(
     'succeed all when the connections to Redis go deaf for good and only new ones are good',
-    async () => {
+    // of this test: those that run beside it have an expect of their own
+    async ({ expect }) => {
       const line = await deafLine(redis.port);
       try {
         await inHarbour({ redisPort: line.port }, async (harbour) => {

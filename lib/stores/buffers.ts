@@ -1,5 +1,4 @@
 import { failureOf } from '../errors.ts';
-import { HashThread } from './hashing.ts';
 
 /**
  * The memory that one process uses for bytes in flight: a counted budget, handed out in slabs that are used again.
@@ -8,8 +7,6 @@ import { HashThread } from './hashing.ts';
 export class BufferPool {
   readonly budgetBytes: number;
   readonly slabBytes: number;
-  /** Digests what lies in the slabs, which are shared memory. */
-  readonly hashing = new HashThread();
   readonly #spare: Buffer[] = [];
   readonly #waiting: { readonly bytes: number; readonly go: () => void }[] = [];
   #usedBytes = 0;
@@ -89,7 +86,6 @@ export class BufferLease {
   readonly #release: () => void;
   readonly #slabs: Buffer[] = [];
   #filled = 0;
-  #taken = 0;
   #released = false;
 
   constructor(bytes: number, slabBytes: number, spare: Buffer[], release: () => void) {
@@ -122,7 +118,7 @@ export class BufferLease {
   /** A small body gets exactly its size instead of a slab it would hardly use. */
   #nextSlab(): Buffer {
     if (this.#bytes < this.#slabBytes) return Buffer.allocUnsafe(this.#bytes);
-    return this.#spare.pop() ?? Buffer.from(new SharedArrayBuffer(this.#slabBytes));
+    return this.#spare.pop() ?? Buffer.allocUnsafeSlow(this.#slabBytes);
   }
 
   /** What was appended, as it lies in memory; valid until `release`. */
@@ -130,19 +126,6 @@ export class BufferLease {
     return this.#slabs.map((slab, index) =>
       slab.subarray(0, Math.min(slab.length, this.#filled - index * this.#slabBytes)),
     );
-  }
-
-  /** What was appended since this was last called: whole slabs of it, with `rest` also the one being filled. */
-  fresh(rest: boolean): readonly Uint8Array[] {
-    const upTo = rest ? this.#filled : this.#filled - (this.#filled % this.#slabBytes);
-    const pieces: Uint8Array[] = [];
-    while (this.#taken < upTo) {
-      const from = this.#taken % this.#slabBytes;
-      const length = Math.min(this.#slabBytes - from, upTo - this.#taken);
-      pieces.push(this.#slabs[Math.floor(this.#taken / this.#slabBytes)]!.subarray(from, from + length));
-      this.#taken += length;
-    }
-    return pieces;
   }
 
   /**

@@ -2,12 +2,11 @@
  * Bytes on their way into one store: cut from a stream that can be read only once into parts held in pool memory,
  * digested as they pass, sent, and published only when length and digests are right.
  */
-import { type Digests, type ExpectedDigests, wholeCrc } from '../digests.ts';
+import { Digester, type Digests, type ExpectedDigests, wholeCrc } from '../digests.ts';
 import { Failure, failureOf } from '../errors.ts';
 import type { StorePath } from '../path.ts';
 import type { BufferLease, BufferPool } from './buffers.ts';
 import type { Body, Bytes, Driver, FileEntry, Multipart, Receipt, Upload, WriteCall } from './driver.ts';
-import { type Hasher, InlineHasher } from './hashing.ts';
 
 export interface PrepareOptions {
   readonly signal: AbortSignal;
@@ -109,8 +108,7 @@ class DraftWriter {
   failure: Failure | undefined;
   readonly #target: DraftTarget;
   readonly #opts: PrepareOptions;
-  readonly #hasher: Hasher;
-  #takenBytes = 0;
+  readonly #digester: Digester;
   readonly #multipart: Multipart | undefined;
   readonly #stop = new AbortController();
   /** The caller's, and that of a part that could not be sent. */
@@ -127,28 +125,25 @@ class DraftWriter {
   constructor(target: DraftTarget, opts: PrepareOptions) {
     this.#target = target;
     this.#opts = opts;
-    const { expected = {}, size } = opts;
-    const short = size !== undefined && size <= target.buffers.slabBytes;
-    this.#hasher = short ? new InlineHasher(expected) : target.buffers.hashing.open(expected);
+    this.#digester = new Digester(opts.expected);
     this.#multipart = target.driver.multipart;
     this.signal = AbortSignal.any([opts.signal, this.#stop.signal]);
   }
 
   async take(chunk: Uint8Array): Promise<void> {
     const { size } = this.#opts;
-    if (size !== undefined && this.#takenBytes + chunk.length > size)
+    if (size !== undefined && this.#digester.size + chunk.length > size)
       throw this.#mismatch('size', `the body is longer than the ${count(size)} that were declared`);
     for (let at = 0; at < chunk.length; ) {
       if (this.#part?.room === 0) await this.#sendPart();
       this.#part ??= await this.#openPart();
       const piece =
         at === 0 && chunk.length <= this.#part.room ? chunk : chunk.subarray(at, at + this.#part.room);
+      this.#digester.update(piece);
       this.#part.append(piece);
-      for (const slab of this.#part.fresh(false)) this.#hasher.update(slab);
-      this.#takenBytes += piece.length;
       at += piece.length;
     }
-    this.#opts.onProgress?.(this.#takenBytes);
+    this.#opts.onProgress?.(this.#digester.size);
   }
 
   async #openPart(): Promise<BufferLease> {
@@ -175,7 +170,7 @@ class DraftWriter {
       throw this.#tooLong(largest * limits.maxParts);
     if (this.#partNumber >= limits.maxParts) throw this.#tooLong(this.#sentBytes);
     const partBytes = Math.min(needed, Math.max(largest, limits.goodBytes));
-    return size === undefined ? partBytes : Math.min(partBytes, size - this.#takenBytes);
+    return size === undefined ? partBytes : Math.min(partBytes, size - this.#digester.size);
   }
 
   #tooLong(mostBytes: number): Failure {
@@ -191,29 +186,26 @@ class DraftWriter {
   async #sendPart(): Promise<void> {
     const lease = this.#part!;
     this.#part = undefined;
-    const digested = this.#crcOf(lease);
-    digested.catch(() => undefined); // told where it is waited for
+    const body = bodyOf(lease, this.#digester.takePartCrc());
     const part = { number: ++this.#partNumber, offset: this.#sentBytes };
-    this.#sentBytes += lease.filled;
+    this.#sentBytes += body.size;
     const multipart = this.#multipart;
     if (!multipart) {
-      lease.release('lent');
-      throw this.#tooLong(lease.filled);
+      lease.release();
+      throw this.#tooLong(body.size);
     }
     try {
       this.#upload ??= await this.#begin(multipart);
       while (this.#inFlight.size >= PARTS_IN_FLIGHT) await Promise.race(this.#inFlight);
       this.signal.throwIfAborted();
     } catch (error) {
-      lease.release('lent');
+      lease.release();
       throw error;
     }
     const upload = this.#upload;
-    const sent: Promise<void> = digested
-      .then((crc) =>
-        this.#target.attempt('send a part of', this.signal, () =>
-          multipart.part(upload, part, bodyOf(lease, crc), { signal: this.signal }),
-        ),
+    const sent: Promise<void> = this.#target
+      .attempt('send a part of', this.signal, () =>
+        multipart.part(upload, part, body, { signal: this.signal }),
       )
       .then((receipt) => {
         this.#receipts.push(receipt);
@@ -226,12 +218,6 @@ class DraftWriter {
       })
       .finally(() => this.#inFlight.delete(sent));
     this.#inFlight.add(sent);
-  }
-
-  /** Once it answers, the memory of the part has been read. */
-  #crcOf(lease: BufferLease): Promise<number> {
-    for (const slab of lease.fresh(true)) this.#hasher.update(slab);
-    return this.#hasher.partCrc();
   }
 
   async #begin(multipart: Multipart): Promise<Upload> {
@@ -260,15 +246,15 @@ class DraftWriter {
 
   async end(): Promise<Draft> {
     const { size, expected = {} } = this.#opts;
-    if (size !== undefined && this.#takenBytes < size) {
+    if (size !== undefined && this.#digester.size < size) {
       await Promise.all(this.#inFlight); // so that none of them is cut off
-      throw this.#mismatch('size', `the body ended after ${count(this.#takenBytes)} of ${count(size)}`);
+      throw this.#mismatch('size', `the body ended after ${count(this.#digester.size)} of ${count(size)}`);
     }
     if (this.#upload && this.#part) await this.#sendPart();
     await Promise.all(this.#inFlight);
     if (this.failure) throw this.failure;
-    const crc = this.#part && (await this.#crcOf(this.#part));
-    const { digests, mismatch } = await this.#hasher.end();
+    const crc = this.#part && this.#digester.takePartCrc();
+    const { digests, mismatch } = this.#digester.end();
     if (mismatch)
       throw this.#mismatch(
         mismatch.name,
@@ -372,8 +358,6 @@ class DraftWriter {
 
   async discard(): Promise<void> {
     const cutOff = this.#inFlight.size > 0;
-    this.#hasher.drop();
-    this.#partState = 'lent'; // to the digest thread, which may still read it
     this.#stop.abort(new Failure('cancelled', 'the body was given up'));
     await Promise.all(this.#inFlight);
     const upload = this.#upload;

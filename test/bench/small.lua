@@ -1,4 +1,5 @@
 -- wrk: PUT 64 KiB bodies to ever new paths (thread id and counter), or GET what an earlier run put.
+-- Names count from 2: wrk asks each script for a first request that it never sends.
 local prefix, method = os.getenv("BENCH_PREFIX"), os.getenv("BENCH_METHOD")
 local files = tonumber(os.getenv("BENCH_FILES"))
 local body = string.rep("0123456789abcdef", 4096)
@@ -16,10 +17,10 @@ function request()
   if method == "PUT" then
     return wrk.format("PUT", prefix .. "/" .. id .. "-" .. n, nil, body)
   end
-  return wrk.format("GET", prefix .. "/" .. id .. "-" .. (n % files) + 1)
+  return wrk.format("GET", prefix .. "/" .. id .. "-" .. (n % files) + 2)
 end
 
--- what was asked for last may not be answered: count only what was
+-- what was asked for last may not have been answered: the last 200 do not count
 function response()
   answered = answered + 1
 end
@@ -31,5 +32,5 @@ function done(summary, latency)
   end
   local e = summary.errors
   local errors = e.status + e.read + e.write + e.timeout + e.connect
-  io.write(string.format("RESULT %d %d %d %d %d\n", summary.requests, summary.duration, errors, latency:percentile(99), math.max(1, least - 8)))
+  io.write(string.format("RESULT %d %d %d %d %d\n", summary.requests, summary.duration, errors, latency:percentile(99), math.max(1, least - 200)))
 end

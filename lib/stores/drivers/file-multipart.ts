@@ -36,7 +36,7 @@ export class FileMultipart implements Multipart {
     minBytes: 1,
     maxBytes: 2 ** 40,
     maxParts: 1_000_000,
-    goodBytes: 1 * MIB,
+    goodBytes: 4 * MIB,
     order: 'any',
   } as const;
   readonly #folders: Folders;

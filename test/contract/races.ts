@@ -1,9 +1,11 @@
 /** Cases: several at once on one target. */
+
 import { expect } from 'vitest';
 import { Failure } from '../../lib/errors.ts';
 import type { StorePath } from '../../lib/path.ts';
 import { scaled } from '../scale.ts';
 import { bytesOf, expectNothingLeft, get, kindOf, partSizes, prepare, put, sha256, stream } from './data.ts';
+import { WRITERS_AND_REMOVERS } from './known.ts';
 import type { Case, Ground } from './store.ts';
 
 /** Reads `path` over and over until `over`; each time it must be one of `versions`, whole. Answers how often. */
@@ -90,7 +92,7 @@ export function raceCases(test: Case): void {
     }
   });
 
-  test('writers and removers in one tree do not disturb each other', async (on) => {
+  test(WRITERS_AND_REMOVERS, async (on) => {
     const rounds = Math.max(20, scaled(200));
     await Promise.all(
       Array.from({ length: 4 }, async (_, writer) => {

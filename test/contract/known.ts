@@ -1,6 +1,6 @@
 /**
  * Where a real server does not do what the contract asks, and why we live with it. A case named here must fail on that
- * server: when it passes one day, the suite turns red and the entry goes.
+ * server: when it passes one day, the suite turns red and the entry goes. One that fails only `sometimes` cannot be held to that.
  */
 export interface KnownException {
   /** The name of the case, word for word. */

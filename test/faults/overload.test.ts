@@ -5,6 +5,7 @@ import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
+import { median } from '../bench/statistics.ts';
 import { type Api, startApiProcess } from '../e2e/api.ts';
 import { eventually } from '../e2e/quay.ts';
 import { Service, viewIn } from '../e2e/service.ts';
@@ -15,8 +16,6 @@ const LORIS = 500;
 const GOOD = 20;
 /** No promise of ours: what a machine that does much else at once stays below. */
 const GENEROUS = 20;
-
-const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1]!;
 
 requireServer('redis')('more than can be carried', () => {
   let service: Service;

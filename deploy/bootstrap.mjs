@@ -43,7 +43,7 @@ const COMMANDS = {
   },
   check: { programs: [], run: [['test/check.ts']] },
   bench: {
-    programs: ['redis-server', 'openssl', 'python3', 'curl', 'wrk'],
+    programs: ['redis-server', 'openssl', 'python3', 'curl', 'wrk', 'rclone'],
     must: true,
     run: [['test/install.ts', 'minio', 'mlflow'], ['test/bench/run.ts']],
   },

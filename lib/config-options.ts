@@ -11,6 +11,7 @@ import {
   integer,
   list,
   oneOf,
+  storeLimits,
   stores,
   text,
 } from './config-values.ts';
@@ -122,12 +123,22 @@ export const configSchema = z.object({
       secret: true,
       help: 'a further store that transfers may read from and write to; repeatable',
     }),
+  storeLimits: storeLimits()
+    .default({})
+    .register(options, {
+      flag: 'store-limit',
+      value: 'name=limits',
+      env: ['LONGSHORE_STORE_LIMITS'],
+      group: 'Storage',
+      repeatable: true,
+      help: 'connections:<n> (requests in flight, not idle sockets) and requests:<n> (begun in any second) towards a store, of all processes together, such as models=connections:4,requests:50; repeatable',
+    }),
   storesFile: file().optional().register(options, {
     flag: 'stores-file',
     value: 'file',
     group: 'Storage',
     path: true,
-    help: 'JSON object of further stores: {"<name>": "<uri>"}',
+    help: 'JSON object of further stores: {"<name>": "<uri>"}, or {"<name>": {"uri": "<uri>", "limit": "connections:4,requests:50"}}',
   }),
   stagingUri: uri().default(`${DATA}/staging`).register(options, {
     flag: 'staging',
@@ -240,6 +251,29 @@ export const configSchema = z.object({
     group: 'Transfers',
     help: 'downloads that one worker runs at once',
   }),
+  partThresholdBytes: bytes(MIB)
+    .default(64 * MIB)
+    .register(options, {
+      flag: 'part-threshold',
+      value: 'size',
+      unit: 'bytes',
+      group: 'Transfers',
+      help: 'from this size on an object is carried in parts, by as many workers as are free',
+    }),
+  partConcurrency: integer(1, 256).default(4).register(options, {
+    flag: 'part-concurrency',
+    value: 'number',
+    group: 'Transfers',
+    help: 'parts that one worker carries at once',
+  }),
+  fairBy: text('a label key, or none', /^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$/)
+    .default('tenant')
+    .register(options, {
+      flag: 'fair-by',
+      value: 'label',
+      group: 'Transfers',
+      help: 'label whose values take turns at the workers; without it, or with none, those who submit do',
+    }),
   attempts: integer(1, 100).default(8).register(options, {
     flag: 'attempts',
     value: 'number',

@@ -132,11 +132,58 @@ export const stores = () =>
         ([name, uri]) =>
           STORE_NAME.test(name) && !RESERVED_STORES.includes(name) && typeof uri === 'string' && uri !== '',
       );
-      return good && names.size === pairs.length ? Object.fromEntries(pairs) : undefined;
+      return good && names.size === pairs.length
+        ? (Object.fromEntries(pairs) as Record<string, string>)
+        : undefined;
     },
   );
 
-function storePairs(given: unknown): [string, string][] | undefined {
+/** At least one of them; see `--store-limit`. */
+export interface StoreLimit {
+  readonly connections?: number | undefined;
+  readonly requests?: number | undefined;
+}
+/** One connection would be too few: whoever writes to a store what it reads there needs two. */
+const LEAST_LIMIT = { connections: 2, requests: 1 };
+const MOST_LIMIT = 1_000_000;
+
+/** `name=connections:4,requests:50` (several: an array, or separated by spaces), or a JSON object of names and limits. */
+export const storeLimits = () =>
+  read(
+    `<name>=connections:<n>,requests:<n>, each store once, one of the two or both; at least ${LEAST_LIMIT.connections} connections`,
+    (given): Readonly<Record<string, StoreLimit>> | undefined => {
+      const pairs = storePairs(given);
+      if (!pairs) return undefined;
+      const limits = pairs.map(([name, limit]) => [name, storeLimitOf(limit)] as const);
+      const good = limits.every(([name, limit]) => STORE_NAME.test(name) && limit);
+      return good && new Set(pairs.map(([name]) => name)).size === pairs.length
+        ? (Object.fromEntries(limits) as Record<string, StoreLimit>)
+        : undefined;
+    },
+  );
+
+function storeLimitOf(given: unknown): StoreLimit | undefined {
+  const fields =
+    typeof given === 'string'
+      ? given.split(',').map((one) => one.split(':').map((word) => word.trim()))
+      : Object.entries(given ?? {});
+  const limit: Record<string, number> = {};
+  for (const [what, value, ...more] of fields) {
+    if ((what !== 'connections' && what !== 'requests') || more.length > 0 || what in limit) return undefined;
+    const count = typeof value === 'string' && /^\d+$/.test(value) ? Number(value) : value;
+    if (typeof count !== 'number' || !Number.isInteger(count)) return undefined;
+    if (count < LEAST_LIMIT[what] || count > MOST_LIMIT) return undefined;
+    limit[what] = count;
+  }
+  return Object.keys(limit).length > 0 ? limit : undefined;
+}
+
+export const formatStoreLimit = (limit: StoreLimit): string =>
+  Object.entries(limit)
+    .map(([what, count]) => `${what}:${count}`)
+    .join(',');
+
+function storePairs(given: unknown): [string, unknown][] | undefined {
   if (typeof given === 'object' && given !== null && !Array.isArray(given)) return Object.entries(given);
   const items = typeof given === 'string' ? given.split(/\s+/).filter((item) => item !== '') : given;
   if (!Array.isArray(items)) return undefined;

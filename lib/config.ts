@@ -7,7 +7,13 @@ import { isIP } from 'node:net';
 import { join, resolve } from 'node:path';
 import type { z } from 'zod';
 import { configSchema, DATA, type Option, options } from './config-options.ts';
-import { formatBytes, formatDuration, redactUri } from './config-values.ts';
+import {
+  formatBytes,
+  formatDuration,
+  formatStoreLimit,
+  redactUri,
+  type StoreLimit,
+} from './config-values.ts';
 import { Failure } from './errors.ts';
 import { type S3Settings, s3SettingsFromEnv } from './stores/drivers/s3-config.ts';
 
@@ -62,7 +68,7 @@ export function loadConfig(
     sources[key] = { from: found.from, name: found.name };
     values[key] = parseOne(key, found);
   }
-  const settings = withStoresFile(placed(values as Settings), sources.stores.name);
+  const settings = withStoresFile(placed(values as Settings), sources);
   return { config: { ...settings, s3: s3Of(settings, env) }, sources };
 }
 
@@ -133,20 +139,28 @@ function placed(settings: Settings): Settings {
   return result as Settings;
 }
 
-function withStoresFile(settings: Settings, named: string): Settings {
+function withStoresFile(settings: Settings, sources: LoadedConfig['sources']): Settings {
   const path = settings.storesFile;
   if (path === undefined) return settings;
-  const value = readJson('--stores-file', path);
-  const more = parseOne('stores', {
-    from: 'file',
-    name: `--stores-file ${path}`,
-    value,
-  }) as Settings['stores'];
-  const twice = Object.keys(more).find((name) => name in settings.stores);
-  if (twice !== undefined)
-    throw new Failure('invalid', `the store "${twice}" is in ${path} and in ${named} as well; name it once`);
-  return { ...settings, stores: { ...more, ...settings.stores } };
+  const entries = Object.entries(readJson('--stores-file', path));
+  const uris = entries.map(([name, value]) => [name, inFile(value, 'uri') ?? value]);
+  const limits = entries.flatMap(([name, value]) => {
+    const limit = inFile(value, 'limit');
+    return limit === undefined ? [] : [[name, limit]];
+  });
+  const parsed = <K extends 'stores' | 'storeLimits'>(key: K, pairs: unknown[][]): Settings[K] => {
+    const value: unknown = Object.fromEntries(pairs as [string, unknown][]);
+    const more = parseOne(key, { from: 'file', name: `--stores-file ${path}`, value }) as Settings[K];
+    const twice = Object.keys(more).find((name) => name in settings[key]);
+    if (twice === undefined) return { ...more, ...settings[key] };
+    const what = key === 'stores' ? `the store "${twice}"` : `a limit of the store "${twice}"`;
+    throw new Failure('invalid', `${what} is in ${path} and in ${sources[key].name} as well; name it once`);
+  };
+  return { ...settings, stores: parsed('stores', uris), storeLimits: parsed('storeLimits', limits) };
 }
+
+const inFile = (value: unknown, field: 'uri' | 'limit'): unknown =>
+  typeof value === 'object' && value !== null ? (value as Record<string, unknown>)[field] : undefined;
 
 interface ConfigFile {
   readonly path: string;
@@ -221,7 +235,9 @@ function shownValue(option: Option, value: Settings[ConfigKey]): string {
   if (option.unit === 'ms') return value === 0 ? 'none' : formatDuration(Number(value));
   if (Array.isArray(value)) return value.join(',') || 'none';
   if (typeof value === 'object') {
-    const pairs = Object.entries(value).map(([name, uri]) => `${name}=${redactUri(uri)}`);
+    const pairs = Object.entries<string | StoreLimit>(value).map(
+      ([name, one]) => `${name}=${typeof one === 'string' ? redactUri(one) : formatStoreLimit(one)}`,
+    );
     return pairs.join(' ') || 'none';
   }
   return String(value);

@@ -7,16 +7,23 @@ import { Failure } from './errors.ts';
 /** `setTimeout` fires at once beyond this. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
+/** Whose signal it is, while anybody has it. */
+const owners = new WeakMap<AbortSignal, Deadline>();
+
 export class Deadline implements Disposable {
   readonly #controller = new AbortController();
+  readonly #parents: readonly AbortSignal[];
   readonly #timers = new Set<NodeJS.Timeout>();
   readonly #detach: (() => void)[] = [];
   #stallTimer: NodeJS.Timeout | undefined;
   #stall: { readonly ms: number; readonly why: () => Failure } | undefined;
   #heardMs = 0;
+  #held = 0;
 
   /** Aborts when one of `parents` does, with its reason. */
   constructor(parents: readonly AbortSignal[] = []) {
+    this.#parents = parents;
+    owners.set(this.#controller.signal, this);
     for (const parent of parents) {
       if (parent.aborted) this.stop(stopReason(parent));
       const heard = (): void => this.stop(stopReason(parent));
@@ -70,11 +77,23 @@ export class Deadline implements Disposable {
     this.#stallTimer = undefined;
   }
 
+  /** No time counts as standing still, here and above, until what it answers is called. */
+  hold(): () => void {
+    const above = this.#parents.map((parent) => owners.get(parent)?.hold());
+    this.#held++;
+    return () => {
+      this.#held--;
+      this.#heardMs = Date.now();
+      for (const release of above) release?.();
+    };
+  }
+
   #armStall(ms: number): void {
     this.#stallTimer = setTimeout(() => {
       this.#stallTimer = undefined;
       const stall = this.#stall;
       if (!stall) return;
+      if (this.#held > 0) this.#heardMs = Date.now();
       const left = this.#heardMs + stall.ms - Date.now();
       if (left > 0) this.#armStall(left);
       else this.stop(stall.why());
@@ -89,6 +108,9 @@ export class Deadline implements Disposable {
     for (const detach of this.#detach) detach();
   }
 }
+
+/** For who waits for a turn and not for a store: see `Deadline.hold`. Call what it answers once. */
+export const holdWatches = (signal: AbortSignal): (() => void) => owners.get(signal)?.hold() ?? (() => {});
 
 /** Why a signal was aborted; a reason that is no `Failure` (a client that went away) counts as `cancelled`. */
 export function stopReason(signal: AbortSignal): Failure {

@@ -1,13 +1,15 @@
 /** What every process works with, built once at its start and passed on. */
-import { mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Config } from './config.ts';
 import { Failure } from './errors.ts';
+import { Limits } from './jobs/limits.ts';
 import { Queue } from './jobs/queue.ts';
 import { Ledger } from './ledger/ledger.ts';
 import { createLog, type Log } from './log.ts';
 import { createMetrics, type Metrics, type Role } from './metrics.ts';
+import { makeFolder } from './path-folder.ts';
 import { BufferPool } from './stores/buffers.ts';
+import { StoreHealth } from './stores/health.ts';
 import { openStore } from './stores/open.ts';
 import type { Store } from './stores/store.ts';
 import { Staging } from './transfer/staging.ts';
@@ -20,7 +22,11 @@ export interface Deps {
   readonly ledger: Ledger;
   /** The configured stores by name; `artifacts` is the artifact root. Staging is not one of them. */
   readonly stores: ReadonlyMap<string, Store>;
+  /** How each of them does, and staging, as this process sees it. */
+  readonly health: ReadonlyMap<string, StoreHealth>;
   readonly staging: Staging;
+  /** This process's memory for bytes in flight; all its stores share it. */
+  readonly buffers: BufferPool;
   readonly queue: Queue;
 }
 
@@ -51,9 +57,10 @@ export async function openDeps(config: Config, role: Role): Promise<OpenDeps> {
     const log = createLog({ level: config.logLevel, format: config.logFormat, process: role });
     const uris = { [ARTIFACTS]: config.artifactsDestination, ...config.stores };
     const names = [...Object.keys(uris), STAGING];
+    refuseUnknown(config.storeLimits, names);
     const metrics = createMetrics(role, { stores: names, version: VERSION });
     opened.push({ close: async () => metrics.close() });
-    await mkdir(dirname(config.ledgerPath), { recursive: true });
+    await makeFolder(dirname(config.ledgerPath));
     const ledger = await Ledger.open({
       path: config.ledgerPath,
       log,
@@ -61,8 +68,18 @@ export async function openDeps(config: Config, role: Role): Promise<OpenDeps> {
     });
     opened.push(ledger);
     const buffers = new BufferPool({ budgetBytes: config.bufferBytes });
+    const queue = new Queue({ url: config.redisUrl, prefix: config.redisPrefix, fairBy: config.fairBy }, log);
+    opened.push(queue);
+    const { limits, health } = watchOver(names, { config, log, metrics, queue });
+    opened.push(limits);
     const open = async (name: string, uri: string): Promise<Store> => {
-      const store = await openStore(name, uri, config, { buffers, log, metrics });
+      const store = await openStore(name, uri, config, {
+        buffers,
+        log,
+        metrics,
+        gate: limits.gate(name),
+        health: health.get(name)!,
+      });
       opened.push(store);
       return store;
     };
@@ -73,11 +90,41 @@ export async function openDeps(config: Config, role: Role): Promise<OpenDeps> {
       limitBytes: config.stagingLimitBytes,
       transfers: ledger.transfers,
     });
-    const queue = new Queue({ url: config.redisUrl, prefix: config.redisPrefix }, log);
-    opened.push(queue);
-    return { config, log, metrics, ledger, stores, staging, queue, close };
+    return { config, log, metrics, ledger, stores, health, staging, buffers, queue, close };
   } catch (error) {
     await close();
     throw error;
   }
+}
+
+/** Limits and health of the stores; a store that wants a pause has one from all processes. */
+function watchOver(
+  names: readonly string[],
+  { config, log, metrics, queue }: Pick<Deps, 'config' | 'log' | 'metrics' | 'queue'>,
+): { readonly limits: Limits; readonly health: ReadonlyMap<string, StoreHealth> } {
+  const limits = new Limits({
+    queue,
+    limits: config.storeLimits,
+    processes: config.workers + 1,
+    log,
+    metrics,
+    onThrottled: (store, ms) => health.get(store)?.pauseFor(ms),
+  });
+  const healthOf = (store: string): StoreHealth =>
+    new StoreHealth(store, (ms) => {
+      metrics.storeThrottled.inc({ store });
+      log.info({ store, ms }, 'a store asked for fewer requests: all pause');
+      limits.tellThrottled(store, ms);
+    });
+  const health = new Map(names.map((name) => [name, healthOf(name)]));
+  return { limits, health };
+}
+
+function refuseUnknown(limits: Config['storeLimits'], names: readonly string[]): void {
+  const unknown = Object.keys(limits).find((name) => !names.includes(name));
+  if (unknown !== undefined)
+    throw new Failure(
+      'invalid',
+      `--store-limit names ${unknown}, and there is no such store; there are ${names.join(', ')}`,
+    );
 }

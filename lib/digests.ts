@@ -6,6 +6,9 @@ import { crc32 } from 'node:zlib';
 export const BLOCK_BYTES = 8 * 1024 * 1024;
 
 /** What is known of bytes that were read once in full. */
+/** Of no bytes at all; its CRC-32 is 0. */
+export const EMPTY_SHA256 = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855';
+
 export interface Digests {
   /** Bytes. */
   readonly size: number;
@@ -128,6 +131,7 @@ let powers: Uint32Array | undefined;
 
 /** CRC32 of A followed by B, from CRC32(A), CRC32(B) and B's length in bytes. */
 export function combineCrc(crcA: number, crcB: number, lengthB: number): number {
+  if (crcA === 0) return crcB; // of nothing before it, as for every small body
   if (!powers) {
     powers = new Uint32Array(64);
     powers[0] = 0x40000000; // x^1

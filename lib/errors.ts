@@ -29,7 +29,7 @@ export const FAILURES = {
   unauthenticated: { retry: 'never', http: 401, mlflow: 'UNAUTHENTICATED', exit: 6, means: "credentials are missing or wrong: the caller's, or ours towards a store (the message says whose)" },
   denied: { retry: 'never', http: 403, mlflow: 'PERMISSION_DENIED', exit: 6, means: 'the credentials are good but do not allow this' },
   unsupported: { retry: 'never', http: 501, mlflow: 'NOT_IMPLEMENTED', exit: 7, means: 'this store or server cannot do that' },
-  'no-space': { retry: 'never', http: 507, mlflow: 'RESOURCE_EXHAUSTED', exit: 7, means: 'a disk, quota or the staging limit is full' },
+  'no-space': { retry: 'later', http: 507, mlflow: 'RESOURCE_EXHAUSTED', exit: 7, means: 'a disk, quota or the staging limit is full: ever more seldom tried again, no attempt spent' },
   corrupt: { retry: 'backoff', http: 502, mlflow: 'DATA_LOSS', exit: 8, means: 'a size or digest differed; nothing was published' },
   busy: { retry: 'later', http: 503, mlflow: 'TEMPORARILY_UNAVAILABLE', exit: 9, means: 'throttled, or no room just now: later, no attempt spent' },
   unavailable: { retry: 'backoff', http: 503, mlflow: 'TEMPORARILY_UNAVAILABLE', exit: 9, means: 'a store, Redis or the ledger cannot be reached or failed' },

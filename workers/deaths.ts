@@ -10,7 +10,7 @@ import { type Transfer, WORKER_GONE } from '../lib/ledger/transfer.ts';
 /** A transfer that was at hand when so many workers died is taken to be the reason. */
 export const MOST_DEATHS = 20;
 /** From so many on it is kept apart from what it ran with. */
-const SUSPECT_DEATHS = 5;
+export const SUSPECT_DEATHS = 5;
 const APART_FIRST_MS = 250;
 const APART_MAX_MS = 60_000;
 
@@ -31,8 +31,11 @@ export async function deathsSpeakAgainst(
       `transfer ${id}: ${deaths} workers died while they had it, and none got to its end; look into their logs before it is retried`,
     );
   if (deaths < SUSPECT_DEATHS || died.at(-1) !== true) return undefined;
-  const apartMs = Math.random() * Math.min(APART_MAX_MS, APART_FIRST_MS * 2 ** (deaths - SUSPECT_DEATHS));
   return new Failure('busy', `transfer ${id}: ${deaths} workers died while they had it; it runs apart`, {
-    retryAfterMs: Math.ceil(apartMs),
+    retryAfterMs: apartMs(deaths),
   });
 }
+
+/** How long what was at hand at so many deaths is kept from what it ran with. */
+export const apartMs = (deaths: number): number =>
+  Math.ceil(Math.random() * Math.min(APART_MAX_MS, APART_FIRST_MS * 2 ** (deaths - SUSPECT_DEATHS)));

@@ -2,7 +2,7 @@
  * How a job ends. The table of failures decides, the ledger counts and records, and only this file speaks BullMQ's
  * language of special errors: all but `done` put the job somewhere first and then throw what keeps BullMQ's hands off it.
  */
-import { DelayedError, type Job, UnrecoverableError, WaitingError } from 'bullmq';
+import { DelayedError, type Job, UnrecoverableError, WaitingChildrenError, WaitingError } from 'bullmq';
 import type { Failure } from '../lib/errors.ts';
 import type { Transfers } from '../lib/ledger/contract.ts';
 import type { Transfer } from '../lib/ledger/transfer.ts';
@@ -12,11 +12,16 @@ export type Ending =
   /** Acknowledged and removed. */
   | { readonly job: 'done' }
   /** Back in its queue after a while. */
-  | { readonly job: 'delayed'; readonly delayMs: number }
+  | { readonly job: 'delayed'; readonly delayMs: number; readonly note?: NoteChange }
   /** Back in its queue now, for somebody else. */
   | { readonly job: 'handed-back' }
+  /** Runs again once all its children have ended; the ledger knows that it handed out its work. */
+  | { readonly job: 'waiting-children'; readonly note?: NoteChange }
   /** The note cannot be read by this release: dropped, and the reconciler writes a new one. */
   | { readonly job: 'unreadable'; readonly why: string };
+
+/** Fields of the note that are others when it comes back. */
+type NoteChange = Readonly<Record<string, number>>;
 
 export const DONE: Ending = { job: 'done' };
 export const HANDED_BACK: Ending = { job: 'handed-back' };
@@ -76,7 +81,11 @@ export async function endFailed(
   if (rule === 'now') return { ending: HANDED_BACK, as: 'interrupted' };
   if (rule === 'backoff' && spent >= rules.attempts) return fail(rules, row, failure);
   const { retryAfterMs } = failure.facts;
-  const wishMs = rule === 'later' ? laterMs(retryAfterMs) : backoffMs(spent, retryAfterMs);
+  // room is made by people, in their time
+  const wishMs =
+    rule === 'later' && failure.kind !== 'no-space'
+      ? laterMs(retryAfterMs)
+      : backoffMs(rule === 'later' ? row.starts : spent, retryAfterMs);
   const delayMs = Math.max(0, Math.min(wishMs, expiresMs - Date.now()));
   return { ending: { job: 'delayed', delayMs }, as: rule === 'later' ? 'later' : 'retry' };
 }
@@ -95,13 +104,23 @@ export async function settleJob(job: Job, token: string, ending: Ending): Promis
     case 'done':
       return;
     case 'delayed':
+      await changeNote(job, ending.note);
       await job.moveToDelayed(Date.now() + ending.delayMs, token);
       throw new DelayedError();
     case 'handed-back':
       // without the lock the job is somebody else's already, which is as good
       await job.moveToWait(token).catch(() => 0);
       throw new WaitingError();
+    case 'waiting-children':
+      await changeNote(job, ending.note);
+      if (await job.moveToWaitingChildren(token)) throw new WaitingChildrenError();
+      // they have all ended already
+      return settleJob(job, token, HANDED_BACK);
     case 'unreadable':
       throw new UnrecoverableError(ending.why);
   }
+}
+
+async function changeNote(job: Job, change: NoteChange | undefined): Promise<void> {
+  if (change) await job.updateData({ ...job.data, ...change });
 }

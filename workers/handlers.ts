@@ -2,7 +2,9 @@ import type { Deps } from '../lib/deps.ts';
 import type { JobName, Note } from '../lib/jobs/jobs.ts';
 import type { Ending } from './endings.ts';
 import { collectGarbage } from './gc.ts';
+import { carryPart } from './multipart-part.ts';
 import { carryOut } from './transfer.ts';
+import { carryPage } from './tree.ts';
 import type { Running } from './watch.ts';
 
 export interface WorkerDeps extends Deps {
@@ -15,6 +17,10 @@ export interface JobRun {
   readonly running: Running;
   /** A transfer that so many workers died with is ended for it. */
   readonly mostDeaths: number;
+  /** Somebody had it before. */
+  readonly again: boolean;
+  /** So many workers were lost while they had it. */
+  readonly deaths: number;
   /** When it was put into the queue, or came back to it; unix time in ms. */
   readonly waitingSinceMs: number;
 }
@@ -27,5 +33,7 @@ export const HANDLERS: { readonly [N in JobName]: Handler<N> } = {
   copy: carryOut,
   delete: carryOut,
   download: carryOut,
+  page: carryPage,
+  part: carryPart,
   gc: collectGarbage,
 };

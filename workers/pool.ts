@@ -8,6 +8,7 @@ import { Outbox } from '../lib/transfer/outbox.ts';
 import { MOST_DEATHS } from './deaths.ts';
 import type { WorkerDeps } from './handlers.ts';
 import { createProcessor } from './run.ts';
+import { slotsOf } from './slots.ts';
 import { Watch } from './watch.ts';
 
 export interface Timings {
@@ -48,7 +49,7 @@ export class Pool {
     this.#outbox = new Outbox(deps);
     this.#redis = connectRedis(queue.url, 'worker', { log, name: 'workers' });
     const processor = createProcessor(deps, this.#watch, timings.mostDeaths ?? MOST_DEATHS);
-    this.#workers = Object.entries(concurrencies(config)).map(([name, concurrency]) =>
+    this.#workers = Object.entries(slotsOf(config)).map(([name, concurrency]) =>
       this.#startWorker(name as QueueName, concurrency, processor, timings),
     );
     this.#watch.start();
@@ -123,12 +124,6 @@ export class Pool {
     this.#redis.disconnect();
   }
 }
-
-const concurrencies = (config: WorkerDeps['config']): Partial<Record<QueueName, number>> => ({
-  upload: config.uploadConcurrency,
-  download: config.downloadConcurrency,
-  gc: 1,
-});
 
 /** `true`: it took longer. */
 async function within(work: Promise<unknown>, ms: number): Promise<boolean> {

@@ -2,8 +2,10 @@
 import type { Job } from 'bullmq';
 import { Failure } from '../lib/errors.ts';
 import { JOBS, type JobName, type Note } from '../lib/jobs/jobs.ts';
+import { Admission } from './admission.ts';
 import { type Ending, settleJob } from './endings.ts';
 import { HANDLERS, type JobRun, type WorkerDeps } from './handlers.ts';
+import { keepTurn } from './turns.ts';
 import type { Watch } from './watch.ts';
 
 export type Processor = (
@@ -17,6 +19,7 @@ export type Processor = (
  * the ledger could not be told of the ending: then BullMQ brings the job back after some seconds.
  */
 export function createProcessor(deps: WorkerDeps, watch: Watch, mostDeaths: number): Processor {
+  const admission = new Admission(deps);
   // BullMQ looks at how many parameters it names: with fewer than three a job gets no signal
   return async (job: Job, token: string | undefined, signal: AbortSignal | undefined): Promise<void> => {
     if (!isJobName(job.name) || job.id === undefined || token === undefined)
@@ -26,8 +29,13 @@ export function createProcessor(deps: WorkerDeps, watch: Watch, mostDeaths: numb
       running.deadline.stop(new Failure('interrupted', 'stopped: the queue took the job back')),
     );
     const waitingSinceMs = job.attemptsStarted > 1 ? Date.now() : job.timestamp + job.delay;
-    const run: JobRun = { running, mostDeaths, waitingSinceMs };
-    await settleJob(job, token, await handle(deps, job.name, job.data, run));
+    const [again, deaths] = [job.attemptsStarted > 1, job.stalledCounter];
+    const run: JobRun = { running, mostDeaths, waitingSinceMs, again, deaths };
+    const { name } = job;
+    const { queue } = JOBS[name];
+    const ending = await admission.during(running, job.data, () => handle(deps, name, job.data, run));
+    await keepTurn(deps, queue, job, ending);
+    await settleJob(job, token, ending);
   };
 }
 

@@ -1,19 +1,28 @@
 /** A transfer's job: takes the row up, carries it out within its limits, and sees to the ending. */
 import { stopReason } from '../lib/deadline.ts';
-import { Failure, failureOf } from '../lib/errors.ts';
+import { type Failure, failureOf } from '../lib/errors.ts';
 import { JOBS, type Note } from '../lib/jobs/jobs.ts';
 import { ProgressReporter } from '../lib/jobs/progress.ts';
 import type { Transfer } from '../lib/ledger/transfer.ts';
-import { type AttemptEnd, runAttempt } from '../lib/transfer/copy.ts';
+import type { AttemptEnd } from '../lib/transfer/attempt.ts';
+import { runAttempt, settlePublished } from '../lib/transfer/copy.ts';
+import type { TreeEnd } from '../lib/transfer/tree.ts';
 import { deathsSpeakAgainst } from './deaths.ts';
 import { type Decision, DONE, type Ending, endFailed, HANDED_BACK } from './endings.ts';
 import type { JobRun, WorkerDeps } from './handlers.ts';
+import { expiresMs, setLimits, stopIfWaitedTooLong, waitedTooLong } from './limits.ts';
+import { PartsHandedOut } from './parts.ts';
+import { carryTree } from './tree.ts';
+
+type As = AttemptEnd | TreeEnd | Decision['as'];
 
 export async function carryOut(deps: WorkerDeps, note: Note<'upload'>, run: JobRun): Promise<Ending> {
   const { metrics, ledger, worker } = deps;
   const row = await ledger.transfers.start(note.transfer, note.epoch, worker);
+  const parts = new PartsHandedOut(deps, note, run);
   if (!row) {
     deps.log.debug({ job: run.running.jobId }, 'nothing to do: ended, or it has a newer job');
+    await parts.releaseIfEnded();
     return DONE;
   }
   const { kind } = row;
@@ -23,66 +32,62 @@ export async function carryOut(deps: WorkerDeps, note: Note<'upload'>, run: JobR
   metrics.transfersInFlight.inc({ kind });
   const progress = new ProgressReporter(deps.queue, row.id, row.epoch);
   let bytes = 0;
+  let as: As = 'stale';
   try {
-    const end = await attempt(deps, row, run, (done, total) => {
+    as = await attempt(deps, row, run, parts, (done, total) => {
       bytes = done;
       progress.report(done, total);
     });
-    tell(deps, row, run, { bytes, startedMs, as: end });
-    return DONE;
+    tell(deps, row, run, { bytes, startedMs, as });
+    return as === 'handed-out' ? await parts.waitFor(row) : DONE;
   } catch (error) {
     const { signal } = run.running.deadline;
     const failure = signal.aborted ? stopReason(signal) : failureOf(error);
-    const { ending, as } = await end(deps, row, run, failure);
+    const decision = await end(deps, row, run, failure);
+    as = decision.as;
     tell(deps, row, run, { bytes, startedMs, as, failure });
-    return ending;
+    return parts.anew(decision.ending);
   } finally {
     metrics.transfersInFlight.dec({ kind });
-    progress.end();
+    if (as !== 'handed-out' && !parts.keepProgress(as)) progress.end();
+    if (parts.mayBeLeft(row, as)) await parts.releaseIfEnded();
   }
 }
 
 async function attempt(
   deps: WorkerDeps,
   row: Transfer,
-  { running, mostDeaths }: JobRun,
+  run: JobRun,
+  parts: PartsHandedOut,
   report: (done: number, total: number | undefined) => void,
-): Promise<AttemptEnd> {
+): Promise<AttemptEnd | TreeEnd> {
+  const { running, mostDeaths } = run;
   const { deadline } = running;
   const blamed = await deathsSpeakAgainst(deps.ledger.transfers, row, mostDeaths);
-  if (blamed) deadline.stop(blamed);
-  setLimits(deps, row, running.deadline);
+  stopIfWaitedTooLong(deps, row, deadline);
+  setLimits(deps, row, deadline);
+  if (blamed) {
+    const { signal } = deadline;
+    const look = { signal, onMove: () => deadline.progress() };
+    const settled = blamed.kind === 'bug' && !signal.aborted && (await settlePublished(deps, row, look));
+    if (settled) return settled;
+    deadline.stop(blamed);
+  }
   if (deadline.signal.aborted) throw stopReason(deadline.signal);
+  const onProgress = (done: number, total: number | undefined): void => {
+    deadline.progress();
+    report(done, total);
+  };
+  if (row.tree) return carryTree(deps, row, run, onProgress);
   return runAttempt(deps, row, {
     signal: deadline.signal,
     leaseMs: deps.config.downloadLeaseMs,
-    onProgress(done, total) {
-      deadline.progress();
-      report(done, total);
-    },
+    parts: parts.jobsOf(row),
+    onProgress,
+    onMove: () => deadline.progress(),
     onRest: () => deadline.rest(),
     onPublish: () => running.throwIfStopped(),
   });
-}
-
-const expiresMs = (deps: WorkerDeps, row: Transfer): number =>
-  Math.min(row.deadlineMs ?? Number.POSITIVE_INFINITY, row.createdMs + deps.config.lifetimeMs);
-
-const waitedTooLong = ({ queueWaitMs }: WorkerDeps['config'], row: Transfer): boolean =>
-  queueWaitMs > 0 && row.starts === 1 && (row.startedMs ?? Date.now()) > row.createdMs + queueWaitMs;
-
-function setLimits({ config }: WorkerDeps, row: Transfer, deadline: JobRun['running']['deadline']): void {
-  const timeout = (message: string) => () => new Failure('timeout', `transfer ${row.id}: ${message}`);
-  if (waitedTooLong(config, row))
-    deadline.stop(timeout('it waited longer than the queue timeout for a worker; add workers')());
-  if (row.deadlineMs !== undefined) deadline.limit(row.deadlineMs, timeout('its deadline passed'));
-  deadline.limit(row.createdMs + config.lifetimeMs, timeout('it did not end within its lifetime'));
-  if (config.attemptTimeoutMs > 0)
-    deadline.limit(
-      Date.now() + config.attemptTimeoutMs,
-      timeout('the attempt took longer than the attempt timeout'),
-    );
-  deadline.watch(config.stallMs, timeout(`nothing moved for ${config.stallMs / 1000} s`));
 }
 
 async function end(
@@ -105,7 +110,7 @@ async function end(
 interface Story {
   readonly bytes: number;
   readonly startedMs: number;
-  readonly as: AttemptEnd | Decision['as'];
+  readonly as: As;
   readonly failure?: Failure;
 }
 

@@ -7,7 +7,7 @@ import { Deadline, stopReason } from '../lib/deadline.ts';
 import { Failure } from '../lib/errors.ts';
 import type { QueueName } from '../lib/jobs/jobs.ts';
 import type { Transfers } from '../lib/ledger/contract.ts';
-import { ENDED_STATES, type TransferState } from '../lib/ledger/transfer.ts';
+import { hasEnded, type TransferState } from '../lib/ledger/transfer.ts';
 import type { Log } from '../lib/log.ts';
 
 /** How often the ledger is asked about all running transfers together. */
@@ -171,7 +171,5 @@ function whyStop(
   if (!found) return 'the transfer is not in the ledger any more';
   if (found.state === 'cancelled') return 'cancelled on request';
   if (found.epoch !== epoch) return 'it was given a new job';
-  return (ENDED_STATES as readonly TransferState[]).includes(found.state)
-    ? 'it was ended elsewhere'
-    : undefined;
+  return hasEnded(found.state) ? 'it was ended elsewhere' : undefined;
 }

@@ -1,7 +1,7 @@
 /** Serves the staged bytes of a finished download: whole, a range, or why not. */
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Failure, failureOf } from '../../lib/errors.ts';
-import type { Transfer, TransferResult } from '../../lib/ledger/transfer.ts';
+import { hasEnded, type Transfer, type TransferResult } from '../../lib/ledger/transfer.ts';
 import { baseName } from '../../lib/path.ts';
 import { contentTypeOf } from '../../lib/transfer/media-type.ts';
 import { requestSignal, sendBytes } from './body.ts';
@@ -10,7 +10,6 @@ import { dispositionOf } from './content-type.ts';
 import type { ApiDeps } from './deps.ts';
 import { reprDigest } from './digest-headers.ts';
 import { errorBody, writeError } from './replies.ts';
-import { hasEnded } from './views.ts';
 
 /** When to look again for a download that is not ready. */
 const NOT_READY_RETRY_MS = 1000;
@@ -66,7 +65,7 @@ async function answer(
   const range = method === 'HEAD' ? undefined : rangeOf(headers, content, content.size);
   if (range === 'unsatisfiable') return sendUnsatisfiable(reply, content.size);
   const { start, end } = range ?? { start: 0, end: content.size };
-  const name = transfer.from ? baseName(transfer.from.path) : transfer.id;
+  const name = nameOf(transfer);
   const head = {
     ...version,
     'accept-ranges': 'bytes',
@@ -89,6 +88,11 @@ async function answer(
   } finally {
     clearInterval(renewing);
   }
+}
+
+function nameOf({ id, from, tree }: Transfer): string {
+  const name = from && from.path !== '' ? baseName(from.path) : id;
+  return tree ? `${name}.tar` : name;
 }
 
 function readyResult({ id, kind, state, failure, result }: Transfer): TransferResult {

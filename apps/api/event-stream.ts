@@ -2,9 +2,8 @@
 import type { ServerResponse } from 'node:http';
 import type { Progress } from '../../lib/jobs/progress.ts';
 import type { Events } from '../../lib/ledger/contract.ts';
-import type { TransferEvent } from '../../lib/ledger/transfer.ts';
+import { hasEnded, type TransferEvent } from '../../lib/ledger/transfer.ts';
 import type { EventHub, HubListener, Known } from './event-hub.ts';
-import { hasEnded } from './views.ts';
 
 const PAGE = 500;
 export const HEARTBEAT_MS = 15_000;

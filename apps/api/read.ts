@@ -1,6 +1,7 @@
 /** Answers GET and HEAD of one artifact: whole, a range, or why not. Streams; holds no more than one piece of it. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { FastifyRequest } from 'fastify';
+import { EMPTY_SHA256 } from '../../lib/digests.ts';
 import { Failure, failureOf } from '../../lib/errors.ts';
 import { baseName, type StorePath } from '../../lib/path.ts';
 import type { FileEntry, Reading } from '../../lib/stores/driver.ts';
@@ -113,11 +114,15 @@ async function headersOf(deps: ApiDeps, path: StorePath, entry: FileEntry): Prom
 }
 
 /** A digest is a courtesy: a ledger that does not answer keeps nobody from their bytes. */
-const knownDigest = (deps: ApiDeps, path: StorePath, entry: FileEntry): Promise<string | undefined> =>
-  deps.ledger.objects.digest({ store: deps.artifacts.name, path }, entry.etag).catch((error: unknown) => {
+async function knownDigest(deps: ApiDeps, path: StorePath, entry: FileEntry): Promise<string | undefined> {
+  if (entry.size === 0) return EMPTY_SHA256;
+  try {
+    return (await deps.ledger.objects.known({ store: deps.artifacts.name, path }, entry.etag))?.sha256;
+  } catch (error) {
     deps.log.warn({ err: error }, 'the ledger did not say whether it knows a digest');
     return undefined;
-  });
+  }
+}
 
 function sendUnsatisfiable(res: ServerResponse, path: StorePath, { size }: FileEntry): void {
   const body = errorBody(

@@ -7,6 +7,7 @@ import type { ExpectedDigests } from '../../lib/digests.ts';
 import { FAILURE_KINDS } from '../../lib/errors.ts';
 import { GC_TASKS } from '../../lib/jobs/jobs.ts';
 import { ON_EXISTS, TRANSFER_KINDS, TRANSFER_STATES } from '../../lib/ledger/transfer.ts';
+import { FILE_OUTCOMES, FILE_STATES } from '../../lib/transfer/tree-pages.ts';
 
 const HEX_LENGTHS = { 'sha-256': 64, 'sha-512': 128, md5: 32, crc32: 8 } as const;
 type Algorithm = keyof typeof HEX_LENGTHS;
@@ -89,7 +90,14 @@ const deadline = z
   )
   .describe('The transfer fails as `timeout` when it has not ended by then: seconds from now, or a time.');
 
-const common = { priority, labels: labels.default({}), deadline: deadline.optional() };
+const tree = z
+  .boolean()
+  .optional()
+  .describe(
+    'Everything at and below the place instead of one object; paths below it stay as they are. A tree is not atomic: ' +
+      'each file appears whole, and `files` says what became of them.',
+  );
+const common = { tree, priority, labels: labels.default({}), deadline: deadline.optional() };
 const written = { checksum: checksum.optional(), onExists };
 
 export const submission = z
@@ -99,11 +107,16 @@ export const submission = z
     z.strictObject({ kind: z.literal('download'), from: place, checksum: checksum.optional(), ...common }),
     z.strictObject({ kind: z.literal('delete'), to: place, ...common }),
   ])
+  .refine((asked) => !asked.tree || !('checksum' in asked) || asked.checksum === undefined, {
+    path: ['checksum'],
+    error: 'a tree is many objects: it has no checksum of its own',
+  })
   .meta({
     id: 'Submission',
     description:
-      'One object to move. `upload` and `copy` go from one store to another; `download` brings an object into ' +
-      'staging, from where `/content` serves it; `delete` removes exactly the object at `to`, and nothing below it.',
+      'What to move: one object, or with `tree` everything at and below a place. `upload` and `copy` go from one store ' +
+      'to another; `download` brings the object, or a tar archive of the tree, into staging, from where `/content` ' +
+      'serves it; `delete` removes exactly the object at `to`, and nothing below it, or with `tree` all of it.',
   });
 
 /** A query parameter that is a number; text in JSON Schema's eyes as well. */
@@ -177,6 +190,20 @@ const failure = z
   .meta({ id: 'Failure' });
 const placeView = z.object({ store: z.string(), path: z.string() }).meta({ id: 'Place' });
 
+const fileCount = z.object({ files: z.number().int(), bytes: z.number().int() });
+const treeCounts = { done: fileCount, skipped: fileCount, failed: fileCount };
+const filesView = z
+  .object({
+    planned: fileCount
+      .optional()
+      .describe('All that there is to do, from when it was listed; only in the answer for one transfer.'),
+    ...treeCounts,
+  })
+  .meta({
+    id: 'FileCounts',
+    description: 'What became of the files of a tree; counted by pages of up to 1,000.',
+  });
+
 const attemptView = z
   .object({
     number: z.number().int(),
@@ -193,6 +220,7 @@ const resultView = z
     size: z.number().int().optional(),
     etag: z.string().optional(),
     sha256: z.string().optional(),
+    files: z.object(treeCounts).optional().describe('Of a tree.'),
     verified: z
       .array(z.object({ check: z.string(), by: z.string() }))
       .describe('What was compared, and with whose word: `client`, `store`, `staging` or `ledger`.'),
@@ -206,6 +234,7 @@ export const transferView = z
     state: z.enum(TRANSFER_STATES),
     from: placeView.optional(),
     to: placeView.optional(),
+    tree: z.boolean(),
     priority: z.number().int(),
     onExists: z.enum(ON_EXISTS),
     labels: z.record(z.string(), z.string()),
@@ -222,6 +251,9 @@ export const transferView = z
     bytesTotal: z.number().int().optional(),
     bytesPerSecond: z.number().optional(),
     etaSeconds: z.number().optional(),
+    files: filesView
+      .optional()
+      .describe('Of a tree: once it has ended, and always in the answer for one transfer.'),
     failedAttempts: z.number().int(),
     attempts: z.array(attemptView).optional().describe('Only in the answer for one transfer.'),
     failure: failure.optional(),
@@ -240,6 +272,30 @@ export type TransferView = z.output<typeof transferView>;
 export const transferList = z
   .object({ transfers: z.array(transferView), nextCursor: z.string().optional() })
   .meta({ id: 'TransferList' });
+
+export const filesQuery = z.strictObject({
+  state: z
+    .enum([...FILE_STATES, 'pending'])
+    .optional()
+    .describe('Only files that are so.'),
+  limit: numeric(z.number().int().min(1).max(1000)).default(100),
+  cursor: z.string().max(40).optional().describe('`nextCursor` of the page before.'),
+});
+
+export const fileList = z
+  .object({
+    files: z.array(
+      z.object({
+        path: z.string().describe("Below the tree's root; empty for the object at the root's own path."),
+        size: z.number().int(),
+        state: z.enum([...FILE_STATES, 'pending']),
+        outcome: z.enum(FILE_OUTCOMES).optional(),
+        failure: failure.optional(),
+      }),
+    ),
+    nextCursor: z.string().optional(),
+  })
+  .meta({ id: 'FileList' });
 
 export const gcPlan = z
   .object({

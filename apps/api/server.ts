@@ -8,6 +8,7 @@ import type { ApiDeps } from './deps.ts';
 import { errorBody, rawErrorResponse, sendError, sendRefusal } from './replies.ts';
 import { registerArtifacts } from './routes/artifacts.ts';
 import { registerEvents } from './routes/events.ts';
+import { registerFiles } from './routes/files.ts';
 import { registerGc } from './routes/gc.ts';
 import { registerHealth } from './routes/health.ts';
 import { registerMetrics } from './routes/metrics.ts';
@@ -76,6 +77,7 @@ export function buildServer(deps: ApiDeps): FastifyInstance {
     registerArtifacts,
     registerUploads,
     registerTransfers,
+    registerFiles,
     registerEvents,
     registerGc,
     registerMetrics,

@@ -1,10 +1,13 @@
 /** A transfer as `/api/v1` answers it. */
 import type { Progress } from '../../lib/jobs/progress.ts';
-import { type Attempt, ENDED_STATES, type Transfer, type TransferState } from '../../lib/ledger/transfer.ts';
+import {
+  type Attempt,
+  type FileCount,
+  hasEnded,
+  type Transfer,
+  type TreeCounts,
+} from '../../lib/ledger/transfer.ts';
 import type { TransferView } from './schemas.ts';
-
-export const hasEnded = (state: TransferState): boolean =>
-  (ENDED_STATES as readonly TransferState[]).includes(state);
 
 export const TRANSFERS = '/api/v1/transfers';
 
@@ -13,33 +16,45 @@ export function transferPath(prefix: string, id: string): string {
   return `${prefix}${TRANSFERS}/${id}`;
 }
 
+/** Of a tree; `planned` once all of it was listed. */
+export interface FilesSoFar extends TreeCounts {
+  readonly planned?: FileCount;
+}
+
 const iso = (ms: number): string => new Date(ms).toISOString();
 
 export function viewOf(
   transfer: Transfer,
   prefix: string,
-  more: { readonly progress?: Progress | undefined; readonly attempts?: readonly Attempt[] } = {},
+  more: {
+    readonly progress?: Progress | undefined;
+    readonly attempts?: readonly Attempt[];
+    readonly files?: FilesSoFar | undefined;
+  } = {},
 ): TransferView {
-  const { id, kind, state, from, to, priority, onExists, labels, owner, failure, result } = transfer;
+  const { id, kind, state, from, to, tree, priority, onExists, labels, owner, failure, result } = transfer;
+  const files = more.files ?? result?.files;
   const view: TransferView = {
     id,
     kind,
     state,
     ...(from && { from: { store: from.store, path: from.path } }),
     ...(to && { to: { store: to.store, path: to.path } }),
+    tree,
+    ...(files && { files }),
     priority,
     onExists,
     labels: { ...labels },
     owner,
     createdAt: iso(transfer.createdMs),
     failedAttempts: transfer.attempts,
-    ...bytesOf(transfer, more.progress),
+    ...(more.files ? treeBytesOf(transfer, more.files) : bytesOf(transfer, more.progress)),
   };
   if (transfer.startedMs !== undefined) view.startedAt = iso(transfer.startedMs);
   if (transfer.endedMs !== undefined) view.endedAt = iso(transfer.endedMs);
   if (transfer.deadlineMs !== undefined) view.deadline = iso(transfer.deadlineMs);
   const kept = hasEnded(state) ? transfer.stagedUntilMs : undefined;
-  if (kept !== undefined) view.bytesKeptUntil = iso(kept);
+  if (kept !== undefined && kept > (transfer.endedMs ?? 0)) view.bytesKeptUntil = iso(kept);
   if (more.attempts) view.attempts = more.attempts.map(attemptOf);
   if (failure) view.failure = { kind: failure.kind, message: failure.message };
   if (result) view.result = { ...result, verified: [...result.verified] };
@@ -61,6 +76,16 @@ function bytesOf(transfer: Transfer, progress: Progress | undefined) {
     bytesPerSecond: rate,
     ...(rate > 0 && total !== undefined && { etaSeconds: Math.max(0, total - progress.done) / rate }),
   };
+}
+
+/** Counted by pages: the ledger knows those that have ended. */
+function treeBytesOf({ state, startedMs }: Transfer, { planned, done, skipped, failed }: FilesSoFar) {
+  const bytesDone = done.bytes + skipped.bytes + failed.bytes;
+  const facts = { bytesDone, ...(planned && { bytesTotal: planned.bytes }) };
+  if (state !== 'running' || startedMs === undefined) return facts;
+  const bytesPerSecond = Math.round((bytesDone * 1000) / Math.max(1, Date.now() - startedMs));
+  if (!planned || bytesPerSecond === 0) return { ...facts, bytesPerSecond };
+  return { ...facts, bytesPerSecond, etaSeconds: Math.max(0, planned.bytes - bytesDone) / bytesPerSecond };
 }
 
 const attemptOf = ({ number, worker, startedMs, endedMs, failure }: Attempt) => ({

@@ -5,11 +5,12 @@
  * `owner.json`, for people only.
  */
 import { readFileSync } from 'node:fs';
-import { chmod, mkdir, readFile, rm, stat, statfs, writeFile } from 'node:fs/promises';
+import { chmod, readFile, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { Failure } from '../../lib/errors.ts';
+import { makeFolder } from '../../lib/path-folder.ts';
 
 export interface DataFolder {
   readonly path: string;
@@ -51,13 +52,13 @@ export async function ownDataFolder(path: string): Promise<DataFolder> {
 
 /** Makes it, for this user only, and looks whether it is fit. @throws Failure as `ownDataFolder` */
 export async function prepareFolder(path: string): Promise<void> {
-  await makeFolder(path);
+  await makeOwn(path);
   await refuseNetwork(path);
 }
 
-async function makeFolder(path: string): Promise<void> {
+async function makeOwn(path: string): Promise<void> {
   try {
-    await mkdir(path, { recursive: true, mode: 0o700 });
+    await makeFolder(path, 0o700);
     const found = await stat(path);
     if (found.uid !== process.getuid?.())
       throw new Failure(
@@ -86,6 +87,8 @@ function unusable(path: string, error: unknown): Failure {
     case 'ENOSPC':
     case 'EDQUOT':
       return because('no-space', 'no space is left there');
+    case 'ENOENT':
+      return because('invalid', 'no folder can be made there; choose another with --data');
     default:
       return because('unavailable', message);
   }

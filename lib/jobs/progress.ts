@@ -6,8 +6,8 @@ import { connectRedis, type RedisPlace } from './redis.ts';
 
 const EVERY_MS = 1000;
 const KEPT_SECONDS = 120;
-const channelOf = (prefix: string): string => `${prefix}:progress`;
-const keyOf = (prefix: string, transfer: string): string => `${prefix}:progress:${transfer}`;
+export const channelOf = (prefix: string): string => `${prefix}:progress`;
+export const keyOf = (prefix: string, transfer: string): string => `${prefix}:progress:${transfer}`;
 
 /** The queue, or anything with its connection. */
 interface Connected {

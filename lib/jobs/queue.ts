@@ -3,16 +3,24 @@ import { Queue as BullQueue, type JobState, type JobsOptions } from 'bullmq';
 import type { Redis } from 'ioredis';
 import { Failure } from '../errors.ts';
 import type { Log } from '../log.ts';
-import { JOBS, type JobName, type Note, QUEUES, type QueueName, transferJobId } from './jobs.ts';
-import { connectRedis, type RedisHealth, type RedisPlace, redisHealth } from './redis.ts';
+import { delayedChildren, hasLivingChild } from './children.ts';
+import { lineOf, type Turn, Turns } from './fair.ts';
+import {
+  JOBS,
+  type JobName,
+  type Note,
+  type NoteGiven,
+  QUEUES,
+  type QueueName,
+  transferJobId,
+  turnNote,
+} from './jobs.ts';
+import { askRedis, connectRedis, type RedisHealth, type RedisPlace, redisHealth } from './redis.ts';
+import { Together } from './together.ts';
 
-/** Longest that a caller waits for Redis. */
-const PATIENCE_MS = 1000;
 const EVENTS_KEPT = 1000;
 /** Notes are a few dozen bytes; one that is larger carries what it must not. */
 const MAX_NOTE_BYTES = 4096;
-/** Most priorities that are looked at for the oldest waiting job. */
-const MAX_PRIORITIES = 16;
 
 /**
  * BullMQ's own attempts are only the net below ours: the ledger counts attempts, and a job fails here only when the
@@ -28,21 +36,43 @@ const JOB_OPTIONS = {
   sizeLimit: MAX_NOTE_BYTES,
 } as const satisfies JobsOptions;
 
+/** A job of its own for a piece of another's work. */
+export type ChildJob = {
+  [N in JobName]: {
+    readonly name: N;
+    readonly note: NoteGiven<N>;
+    readonly jobId: string;
+    readonly priority: number;
+  };
+}[JobName];
+/** So many are added at a time: Redis must have taken them within the time of one question. */
+const JOBS_AT_ONCE = 250;
+
+interface NewJob {
+  readonly name: JobName;
+  readonly data: object;
+  readonly turn: Turn | undefined;
+  readonly opts: JobsOptions;
+}
+
 /** Jobs that carry out a transfer are named by its kind. */
-export type TransferJobName = Exclude<JobName, 'gc'>;
+export type TransferJobName = 'upload' | 'copy' | 'delete' | 'download';
 /** What the queue must know of a transfer. */
 export interface TransferJob {
   readonly id: string;
   readonly epoch: number;
   readonly kind: TransferJobName;
   readonly priority: number;
+  /** With its labels, whose it is: see `fairBy`. */
+  readonly owner: string;
+  readonly labels: Readonly<Record<string, string>>;
 }
 
 export interface EnqueueOptions {
   /** Letters, digits, dashes; a job with this id that is still there is kept and this one is not added. */
   readonly jobId?: string;
-  /** 1 (first) to 1000. */
-  readonly priority?: number;
+  /** Without one it goes before all that have one. */
+  readonly turn?: Turn;
   readonly delayMs?: number;
 }
 
@@ -57,13 +87,7 @@ export interface QueueCounts {
 }
 
 /** A job in one of these states will be worked on without anybody's help. */
-const ALIVE: readonly (JobState | 'unknown')[] = [
-  'waiting',
-  'prioritized',
-  'delayed',
-  'active',
-  'waiting-children',
-];
+const ALIVE: readonly (JobState | 'unknown')[] = ['waiting', 'prioritized', 'delayed', 'active'];
 
 export class Queue implements RedisPlace {
   readonly url: string;
@@ -71,35 +95,69 @@ export class Queue implements RedisPlace {
   /** Fails fast. Shared with progress and cancel. */
   readonly redis: Redis;
   readonly #log: Log;
+  readonly #fairBy: string;
+  readonly #turns: Turns;
   readonly #queues = new Map<QueueName, Promise<BullQueue>>();
+  readonly #addings = new Map<QueueName, Together<NewJob>>();
 
-  constructor(place: RedisPlace, log: Log) {
+  /** `fairBy`: the label whose values take turns, or `none`; jobs without it count as their owner's. */
+  constructor(place: RedisPlace & { readonly fairBy?: string }, log: Log) {
     this.url = place.url;
     this.prefix = place.prefix;
+    this.#fairBy = place.fairBy ?? 'none';
     this.#log = log;
     this.redis = connectRedis(place.url, 'producer', { log, name: 'producer' });
+    this.#turns = new Turns(this.redis, place.prefix);
   }
 
   /**
-   * Parses the note and puts it into the job's queue.
+   * Parses the note and puts it into the job's queue, together with what else is asked for while Redis is at the last.
    * @throws Failure `invalid` for a note that does not parse, `unavailable` when Redis does not take it within a second
+   *   from when it is sent, or what was sent before it
    */
-  async enqueue<N extends JobName>(name: N, note: Note<N>, opts: EnqueueOptions = {}): Promise<void> {
-    const { queue, note: schema } = JOBS[name];
-    const parsed = schema.safeParse(note);
-    if (!parsed.success)
-      throw new Failure('invalid', `could not enqueue a ${name} job: ${parsed.error.message}`, {
-        op: 'enqueue',
-      });
-    await this.#ask('enqueue', async () => {
-      const bull = await this.#open(queue);
-      await bull.add(name, parsed.data, {
+  async enqueue<N extends JobName>(name: N, note: NoteGiven<N>, opts: EnqueueOptions = {}): Promise<void> {
+    const data = parseNote(name, note);
+    const { jobId, turn, delayMs } = opts;
+    await this.#adding(JOBS[name].queue).add({
+      name,
+      data: turn ? { ...data, line: turn.line } : data,
+      turn,
+      opts: {
         ...JOB_OPTIONS,
-        ...(opts.jobId !== undefined && { jobId: opts.jobId }),
-        ...(opts.priority !== undefined && { priority: opts.priority }),
-        ...(opts.delayMs !== undefined && { delay: opts.delayMs }),
-      });
+        ...(jobId !== undefined && { jobId }),
+        ...(delayMs !== undefined && { delay: delayMs }),
+      },
     });
+  }
+
+  #adding(queue: QueueName): Together<NewJob> {
+    let adding = this.#addings.get(queue);
+    if (!adding) {
+      // the patience is with Redis: it begins anew with each lot
+      adding = new Together(JOBS_AT_ONCE, (jobs) => askRedis('enqueue', () => this.#addAll(queue, jobs)));
+      this.#addings.set(queue, adding);
+    }
+    return adding;
+  }
+
+  async #addAll(queue: QueueName, jobs: readonly NewJob[]): Promise<void> {
+    const bull = await this.#open(queue);
+    const plain = jobs.filter(({ turn }) => !turn);
+    if (plain.length > 0) await bull.addBulk(plain);
+    const inTurn = jobs.flatMap(({ turn, ...job }) => (turn ? [{ turn, ...job }] : []));
+    if (inTurn.length === 0) return;
+    await this.#turns.give(
+      queue,
+      inTurn.map(({ turn }) => turn),
+      (priorities) =>
+        bull.addBulk(
+          inTurn.map(({ name, data, opts }, n) => ({
+            name,
+            data,
+            opts: { ...opts, priority: priorities[n]! },
+          })),
+        ),
+    );
   }
 
   /** The job of this transfer's epoch. */
@@ -107,26 +165,127 @@ export class Queue implements RedisPlace {
     const note = { transfer: transfer.id, epoch: transfer.epoch };
     return this.enqueue(transfer.kind, note, {
       jobId: transferJobId(transfer.id, transfer.epoch),
-      priority: transfer.priority,
+      turn: {
+        priority: transfer.priority,
+        line: lineOf(transfer, this.#fairBy),
+        again: transfer.epoch > 1,
+      },
     });
   }
 
-  /** Those of `transfers` (a page, not thousands) whose job Redis does not have. */
-  async lacking<T extends TransferJob>(transfers: readonly T[]): Promise<T[]> {
-    const states = await this.#ask('look for jobs', () =>
-      Promise.all(
-        transfers.map(async ({ id, epoch, kind }) => {
-          const bull = await this.#open(JOBS[kind].queue);
-          return bull.getJobState(transferJobId(id, epoch));
-        }),
-      ),
+  /** To be called before the job is put off: it then comes back in turn, neither before nor behind all others. */
+  async putOff(
+    queue: QueueName,
+    job: { readonly id: string; readonly priority: number; readonly data: unknown },
+  ): Promise<void> {
+    const { line } = turnNote.parse(job.data);
+    await askRedis('put off', () =>
+      this.#turns.takeAgain(queue, { id: job.id, bullPriority: job.priority, line }),
     );
-    return transfers.filter((_, at) => !ALIVE.includes(states[at] ?? 'unknown'));
+  }
+
+  /**
+   * Children of a job that runs: once they have all ended, and it has been put among those that wait for children, it
+   * runs again, however they ended. One that is there already is kept, and waited for. They take turns in its line.
+   * @throws Failure as `enqueue`; also where the parent is gone. Some may have been added then
+   */
+  async addChildren(
+    parent: { readonly queue: QueueName; readonly jobId: string },
+    children: readonly ChildJob[],
+  ): Promise<void> {
+    for (let at = 0; at < children.length; at += JOBS_AT_ONCE)
+      await askRedis('enqueue', async () => {
+        const bull = await this.#open(parent.queue);
+        const { line, again } = await this.#lineOfJob(bull, parent.jobId);
+        const portion = children.slice(at, at + JOBS_AT_ONCE);
+        const alike = Map.groupBy(portion, ({ name, priority }) => `${JOBS[name].queue} ${priority}`);
+        for (const jobs of alike.values()) {
+          const { name, priority } = jobs[0]!;
+          const { queue } = JOBS[name];
+          const inQueue = await this.#open(queue);
+          const turns = jobs.map(() => ({ priority, line, again }));
+          await this.#turns.give(queue, turns, (priorities) =>
+            inQueue.addBulk(
+              jobs.map((job, n) => ({
+                name: job.name,
+                data: { ...parseNote(job.name, job.note), line },
+                opts: {
+                  ...JOB_OPTIONS,
+                  jobId: job.jobId,
+                  priority: priorities[n]!,
+                  parent: { id: parent.jobId, queue: bull.qualifiedName },
+                  removeDependencyOnFailure: true,
+                },
+              })),
+            ),
+          );
+        }
+      });
+  }
+
+  /** `''` for a job that is gone, to which nothing can be added. */
+  async #lineOfJob(bull: BullQueue, jobId: string): Promise<Omit<Turn, 'priority'>> {
+    const data: unknown = JSON.parse((await this.redis.hget(bull.toKey(jobId), 'data')) ?? '{}');
+    const { line, epoch } = turnNote.parse(data);
+    return { line, again: epoch > 1 };
+  }
+
+  /** Those of `transfers` (a page, not thousands) whose job Redis does not have, or has waiting for lost children. */
+  async lacking<T extends TransferJob>(transfers: readonly T[]): Promise<T[]> {
+    const alive = await askRedis('look for jobs', () =>
+      Promise.all(transfers.map((transfer) => this.#isAlive(transfer))),
+    );
+    return transfers.filter((_, at) => !alive[at]);
+  }
+
+  async #isAlive({ id, epoch, kind }: TransferJob): Promise<boolean> {
+    const bull = await this.#open(JOBS[kind].queue);
+    const jobId = transferJobId(id, epoch);
+    const state = await bull.getJobState(jobId);
+    if (state !== 'waiting-children') return ALIVE.includes(state);
+    if (await hasLivingChild(this.redis, bull.toKey(jobId))) return true;
+    // the last one may just have ended
+    return (await bull.getJobState(jobId)) !== 'waiting-children';
+  }
+
+  /**
+   * Of a transfer that has ended: whatever its job waits for ends now, without doing anything. `false`: there is no job
+   * that would end.
+   */
+  async hurry(transfer: TransferJob): Promise<boolean> {
+    if (!(await askRedis('look for jobs', () => this.#isAlive(transfer)))) return false;
+    const { queue } = JOBS[transfer.kind];
+    const jobId = transferJobId(transfer.id, transfer.epoch);
+    await askRedis('bring jobs back', async () => {
+      const bull = await this.#open(queue);
+      await this.#promote(queue, jobId);
+      for await (const key of delayedChildren(this.redis, bull.toKey(jobId))) {
+        const [childId = '', name] = key.split(':').reverse();
+        const childQueue = QUEUES.find((one) => one === name);
+        if (childQueue) await this.#promote(childQueue, childId);
+      }
+    });
+    return true;
+  }
+
+  /** Nothing happens to one that is not put off. */
+  async #promote(queue: QueueName, jobId: string): Promise<void> {
+    const bull = await this.#open(queue);
+    if ((await this.redis.zscore(bull.toKey('delayed'), jobId)) === null) return;
+    await (await bull.getJob(jobId))?.promote().catch(() => {}); // it came back by itself
+  }
+
+  /** The job of an epoch that is over, with those that it waits for. One that a worker has ends by itself. */
+  async drop({ id, epoch, kind }: TransferJob): Promise<void> {
+    await askRedis('remove a job', async () => {
+      const bull = await this.#open(JOBS[kind].queue);
+      await bull.remove(transferJobId(id, epoch), { removeChildren: true });
+    });
   }
 
   /** A few commands a queue, none of which grows with the queue. */
   async counts(): Promise<Readonly<Record<QueueName, QueueCounts>>> {
-    const all = await this.#ask('count jobs', () =>
+    const all = await askRedis('count jobs', () =>
       Promise.all(
         QUEUES.map(async (name) => {
           const bull = await this.#open(name);
@@ -137,7 +296,7 @@ export class Queue implements RedisPlace {
             'active',
             'waiting-children',
           );
-          const oldestMs = await this.#oldest(bull);
+          const oldestMs = await this.#turns.oldestMs(name);
           const of = (state: string): number => counts[state] ?? 0;
           return [
             name,
@@ -155,34 +314,33 @@ export class Queue implements RedisPlace {
     return Object.fromEntries(all) as Record<QueueName, QueueCounts>;
   }
 
-  /** The first of the plain list and of each priority: within one, jobs are in order of arrival. */
-  async #oldest(bull: BullQueue): Promise<number | undefined> {
-    const ids: string[] = [];
-    const next = await this.redis.lindex(bull.toKey('wait'), -1);
-    if (next !== null) ids.push(next);
-    let above: string | number = '-inf';
-    for (let n = 0; n < MAX_PRIORITIES; n++) {
-      const [id, score]: string[] = await this.redis.zrangebyscore(
-        bull.toKey('prioritized'),
-        above,
-        '+inf',
-        'WITHSCORES',
-        'LIMIT',
-        0,
-        1,
+  /** Worker processes, as their connections tell; 0 also where Redis lets nobody ask who is connected. */
+  workers(): Promise<number> {
+    return askRedis('count workers', async () => {
+      const bull = await this.#open('upload');
+      return bull.getWorkersCount().catch(() => 0);
+    });
+  }
+
+  /** Notes of some of the jobs that wait for their turn, taken at random; at most `limit`. */
+  async sample<N extends JobName>(name: N, limit: number): Promise<Note<N>[]> {
+    const { queue, note } = JOBS[name];
+    return askRedis('look at jobs', async () => {
+      const bull = await this.#open(queue);
+      const ids = await this.redis.zrandmember(bull.toKey('prioritized'), limit);
+      const found = await Promise.all(
+        [ids].flat().map((id) => this.redis.hmget(bull.toKey(`${id}`), 'name', 'data')),
       );
-      if (id === undefined) break;
-      ids.push(id);
-      above = (Math.floor(Number(score) / 2 ** 32) + 1) * 2 ** 32; // a score is priority × 2^32 + counter
-    }
-    const times = await Promise.all(ids.map((id) => this.redis.hget(bull.toKey(id), 'timestamp')));
-    const known = times.filter((time) => time !== null).map(Number);
-    return known.length > 0 ? Math.min(...known) : undefined;
+      return found.flatMap(([named, data]) => {
+        const parsed = named === name ? note.safeParse(JSON.parse(data ?? 'null')) : undefined;
+        return parsed?.success ? [parsed.data as Note<N>] : [];
+      });
+    });
   }
 
   /** Has a gc job made every `everyMs`, once for the whole fleet however many ask for it. */
   async scheduleGc(everyMs: number): Promise<void> {
-    await this.#ask('schedule gc', async () => {
+    await askRedis('schedule gc', async () => {
       const bull = await this.#open(JOBS.gc.queue);
       await bull.upsertJobScheduler(
         'gc',
@@ -196,9 +354,11 @@ export class Queue implements RedisPlace {
     return redisHealth(this.redis);
   }
 
+  /** What was asked for before is sent first, for as long as Redis takes it. */
   async close(): Promise<void> {
+    await Promise.all([...this.#addings.values()].map((adding) => adding.settled()));
     const open = await Promise.allSettled(
-      [...this.#queues.values()].map((queue) => within(queue, PATIENCE_MS)),
+      [...this.#queues.values()].map((queue) => askRedis('open a queue', () => queue)),
     );
     await Promise.allSettled(open.map((queue) => queue.status === 'fulfilled' && queue.value.close()));
     this.redis.disconnect();
@@ -225,28 +385,10 @@ export class Queue implements RedisPlace {
     await bull.waitUntilReady();
     return bull;
   }
-
-  async #ask<T>(what: string, run: () => Promise<T>): Promise<T> {
-    try {
-      return await within(run(), PATIENCE_MS);
-    } catch (error) {
-      const why = error instanceof Error ? error.message : String(error);
-      // without the client's error: it carries the command that failed, and that may be AUTH with its password
-      throw new Failure('unavailable', `could not ${what}: Redis: ${why}`, { op: what });
-    }
-  }
 }
 
-/** Rejects after `ms`; what was asked goes on and its outcome is nobody's concern any more. */
-async function within<T>(asked: Promise<T>, ms: number): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms);
-  });
-  try {
-    return await Promise.race([asked, late]);
-  } finally {
-    clearTimeout(timer);
-    asked.catch(() => {});
-  }
+function parseNote<N extends JobName>(name: N, note: NoteGiven<N>): Note<N> {
+  const parsed = JOBS[name].note.safeParse(note);
+  if (parsed.success) return parsed.data as Note<N>;
+  throw new Failure('invalid', `could not enqueue a ${name} job: ${parsed.error.message}`, { op: 'enqueue' });
 }

@@ -112,6 +112,29 @@ const badUrl = (): Failure =>
     'The Redis URL cannot be used: give redis://host:port/db, rediss://host:port, or the path of a unix socket (unix:///path)',
   );
 
+/**
+ * What a producer asks of Redis. What was asked goes on when it takes too long; its outcome is nobody's concern then.
+ * @throws Failure `unavailable` after a second, or where Redis says no; any `Failure` of `run` is told as that, too
+ */
+export async function askRedis<T>(what: string, run: () => Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    const why = `no answer within ${PRODUCER_TIMEOUT_MS} ms`;
+    timer = setTimeout(() => reject(new Error(why)), PRODUCER_TIMEOUT_MS);
+  });
+  const asked = run();
+  asked.catch(() => {});
+  try {
+    return await Promise.race([asked, late]);
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    // without the client's error: it carries the command that failed, and that may be AUTH with its password
+    throw new Failure('unavailable', `could not ${what}: Redis: ${why}`, { op: what });
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 export interface RedisHealth {
   readonly up: boolean;
   readonly noeviction: boolean;

@@ -8,11 +8,14 @@ import { acceptedRow, type TransferRow, transferOf } from './rows.ts';
 import type { Statements } from './statements.ts';
 import type { Targets } from './targets.ts';
 import type { NewTransfer } from './transfer.ts';
+import type { Claims } from './tree-claims.ts';
+import { reopenPages } from './trees.ts';
 
 export function acceptance(
   core: Core,
   statements: Statements,
   targets: Targets,
+  claims: Claims,
 ): Pick<Transfers, 'accept' | 'findByKey' | 'retry' | 'takeSlot'> {
   const { reader, writer, build, now } = core;
 
@@ -77,7 +80,7 @@ export function acceptance(
         if (!row) return undefined;
         if (row.state !== 'failed' && row.state !== 'cancelled') return 'not-failed';
         const nowMs = now();
-        return bytesAreGone(row, nowMs) ? 'bytes-gone' : acceptAgain(db, statements, row, nowMs);
+        return bytesAreGone(row, nowMs) ? 'bytes-gone' : acceptAgain(db, statements, claims, row, nowMs);
       }),
 
     takeSlot: async ({ id, kind, to, owner, deadlineMs }) => {
@@ -90,12 +93,14 @@ export function acceptance(
         if (await targets.isOccupied(db, target)) return 'occupied';
         const nowMs = now();
         const event = await statements.addEvent.first(db, { id, state: 'publishing', nowMs });
-        const asked = { id, kind, to, owner, onExists: 'replace', priority: 100, labels: {} } as const;
+        const wish = { onExists: 'replace', priority: 100, labels: {} } as const;
         await statements.addTransfer(db, {
-          ...acceptedRow(asked, { seq: event!.seq, nowMs, stagedUntilMs: undefined }),
+          ...acceptedRow(
+            { id, kind, to, owner, tree: target.tree, ...wish },
+            { seq: event!.seq, nowMs, stagedUntilMs: undefined },
+          ),
           state: 'publishing',
           synchronous: 1,
-          to_tree: target.tree ? 1 : 0,
           started_ms: nowMs,
           deadline_ms: deadlineMs,
         });
@@ -113,8 +118,10 @@ function bytesAreGone(row: TransferRow, nowMs: number): boolean {
 }
 
 /** As new, in a new place of the order. */
-async function acceptAgain(db: Db, statements: Statements, row: TransferRow, nowMs: number) {
+async function acceptAgain(db: Db, statements: Statements, claims: Claims, row: TransferRow, nowMs: number) {
   const { id } = row;
+  // those that it has left are of its old place in the order
+  await claims.releaseAll(db, row);
   const event = await statements.addEvent.first(db, { id, state: 'accepted', nowMs });
   const again = {
     seq: event!.seq,
@@ -140,5 +147,7 @@ async function acceptAgain(db: Db, statements: Statements, row: TransferRow, now
     .where('state', '=', row.state)
     .execute();
   await db.updateTable('transfer_labels').set({ seq: again.seq }).where('transfer_id', '=', id).execute();
+  if (row.to_tree === 1)
+    await reopenPages(db, id, row.staged_until_ms !== null && row.staged_until_ms > nowMs);
   return transferOf({ ...row, ...again });
 }

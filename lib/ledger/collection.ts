@@ -2,6 +2,7 @@
 import type { Transfers } from './contract.ts';
 import type { Core } from './core.ts';
 import type { Db } from './engine.ts';
+import { prepare } from './prepared.ts';
 import { transferOf } from './rows.ts';
 
 type Collection = Pick<
@@ -15,7 +16,15 @@ const KEYS_MS = 24 * 3600 * 1000;
 const CHUNK = 500;
 const FORGET_UNIT = 50;
 
-export function collection({ reader, writer, now }: Core): Collection {
+export function collection({ reader, writer, build, now }: Core): Collection {
+  const free = prepare<{ id: string; expiredAtMs: number }>()((p) =>
+    build
+      .updateTable('transfers')
+      .set({ staged_until_ms: null, staged_bytes: 0 })
+      .where('id', '=', p.id)
+      .where('ended_ms', 'is not', null)
+      .where('staged_until_ms', '<=', p.expiredAtMs),
+  );
   const forgettableBefore = (beforeMs: number): number => Math.min(beforeMs, now() - KEYS_MS);
 
   return {
@@ -39,16 +48,7 @@ export function collection({ reader, writer, now }: Core): Collection {
       }),
 
     freeStaged: (id, expiredAtMs = Number.MAX_SAFE_INTEGER) =>
-      writer.run(async (db) => {
-        const { numUpdatedRows } = await db
-          .updateTable('transfers')
-          .set({ staged_until_ms: null, staged_bytes: 0 })
-          .where('id', '=', id)
-          .where('ended_ms', 'is not', null)
-          .where('staged_until_ms', '<=', expiredAtMs)
-          .executeTakeFirst();
-        return numUpdatedRows > 0n;
-      }),
+      writer.run(async (db) => (await free.changes(db, { id, expiredAtMs })) > 0),
 
     holdingStaged: (ids) =>
       reader.run(async (db) => {

@@ -4,6 +4,7 @@
  * `no-space`.
  */
 import type { Failure, FailureKind } from '../errors.ts';
+import type { StorePath } from '../path.ts';
 import type {
   Attempt,
   NewTransfer,
@@ -13,6 +14,8 @@ import type {
   TransferKind,
   TransferResult,
   TransferState,
+  TreeCounts,
+  TreePage,
 } from './transfer.ts';
 
 export interface Idempotency {
@@ -47,6 +50,8 @@ export type Ending =
       readonly state: 'succeeded';
       readonly result: TransferResult;
       readonly stagedUntilMs?: number | undefined;
+      /** What is known of the object at its target: recorded with the ending, or neither is. */
+      readonly object?: ObjectFacts;
     }
   | {
       readonly state: 'failed';
@@ -104,7 +109,7 @@ export interface Transfers {
   /**
    * `succeeded` from running (nothing to publish) or publishing, the others from any unended state; closes the
    * attempt. Without `stagedUntilMs` staged bytes of a failed one stay as long as was said at `accept`; of any
-   * other they may go now. `false`: stale.
+   * other they may go now. A failed tree's plan stays until `stagedUntilMs`. `false`: stale.
    */
   end(id: string, epoch: number, ending: Ending): Promise<boolean>;
   /**
@@ -120,12 +125,19 @@ export interface Transfers {
     attempt?: number,
   ): Promise<number | undefined>;
   /**
+   * The attempt goes on as jobs of its own: closes it without a failure; the state stays. A later `start` opens the
+   * next one, and no worker is taken for dead. `attempt`: `starts` of the row that `start` answered. `false`: stale.
+   */
+  handedOut(id: string, epoch: number, attempt: number): Promise<boolean>;
+  /**
    * accepted or running → cancelled (again `cancelled` when it was). `too-late`: publishing, or ended otherwise.
    */
   cancel(id: string): Promise<'cancelled' | 'too-late' | 'not-found'>;
   /**
    * failed or cancelled → accepted: a new acceptance with a new seq and epoch and all attempts to spend; a deadline
-   * that has passed is dropped. `bytes-gone`: its staged bytes were freed or may be at any time. `not-failed`: in
+   * that has passed is dropped. Of a tree's pages those with failed files are open again, and those that had not
+   * ended; it is planned afresh where `stagedUntilMs`, which speaks of its plan, has passed or was never said.
+   * `bytes-gone`: its staged bytes were freed or may be at any time. `not-failed`: in
    * any other state. `undefined`: no such transfer.
    */
   retry(id: string): Promise<Transfer | 'not-failed' | 'bytes-gone' | undefined>;
@@ -133,8 +145,7 @@ export interface Transfers {
    * A synchronous PUT's or DELETE's turn on a target. `free`: no unended transfer overlaps, nothing was written
    * down, go on. `occupied`: one is publishing: try again. Else a row in state `publishing`, accepted now, that
    * only its owner ends, with `end`; without that it is `overdue` at its deadline, which `renewSlot` puts off.
-   * A delete's target is everything at and below the path; that of a transfer which was accepted is exactly its
-   * path, also of a delete.
+   * A delete's target is everything at and below the path.
    */
   takeSlot(slot: {
     readonly id: string;
@@ -171,9 +182,13 @@ export interface Transfers {
   counts(): Promise<Record<TransferState, number>>;
   /** How many ended at or after then, by kind (for the rate at which work is done; ask for minutes, not days). */
   endedSince(sinceMs: number): Promise<Record<TransferKind, number>>;
+  /** What waits for a worker: accepted transfers, and the open pages of trees that run. */
+  waiting(): Promise<StoreWork[]>;
+  /** What was carried at or after then, `busyMs` in all workers together (ask for minutes, not days). */
+  carriedSince(sinceMs: number): Promise<(StoreWork & { readonly busyMs: number })[]>;
   /** When the one that waits longest to be started was accepted; unix time in ms. */
   oldestAcceptedMs(): Promise<number | undefined>;
-  /** Bytes in staging that rows account for. */
+  /** Bytes in staging that rows account for, and those that parts are bringing there. */
   stagedBytes(): Promise<number>;
 
   /** A finished download was read: its bytes stay at least until then. `false`: they are gone already. */
@@ -198,14 +213,30 @@ export interface Transfers {
   forgettable(beforeMs: number, limit: number): Promise<number>;
 }
 
-/** SHA-256 of objects that passed through here, valid for exactly the version they were taken of. */
+/** One version of an object. */
+export interface ObjectFacts {
+  readonly etag: string;
+  readonly size: number;
+  /** Lower-case hex. */
+  readonly sha256?: string | undefined;
+  readonly crc32?: number | undefined;
+}
+export interface Version {
+  readonly path: StorePath;
+  readonly etag: string;
+}
+export interface KnownDigests {
+  readonly sha256?: string;
+  readonly crc32?: number;
+}
+/** Digests of objects that passed through here, valid for exactly the version they were taken of. */
 export interface Objects {
-  record(
-    place: Place,
-    object: { readonly etag: string; readonly size: number; readonly sha256: string },
-  ): Promise<void>;
-  /** Lower-case hex; `undefined` where this version is not known. */
-  digest(place: Place, etag: string): Promise<string | undefined>;
+  /** An empty object is not written down: its digests are known. */
+  record(place: Place, object: ObjectFacts): Promise<void>;
+  /** `undefined`: nothing is known of this version. */
+  known(place: Place, etag: string): Promise<KnownDigests | undefined>;
+  /** As `known`, of many versions in one store, in their order. */
+  knownOf(store: string, versions: readonly Version[]): Promise<readonly (KnownDigests | undefined)[]>;
   /** The object and everything below it. */
   forget(place: Place): Promise<void>;
 }
@@ -214,11 +245,22 @@ export interface Objects {
 export interface OpenUpload {
   readonly id: string;
   readonly place: Place;
-  /** Transfer id and epoch, or a request's id. */
+  /** Transfer id and epoch, or a request's id; of a parted one the transfer's id, with `.` and a page's number. */
   readonly owner: string;
   readonly intendedMs: number;
   /** The store's own id; `undefined`: it may or may not have begun. */
   readonly uploadId?: string | undefined;
+  /** Of a parted one: whose it is in every epoch, for as long as that is unended. */
+  readonly transfer?: string | undefined;
+}
+/** One that is carried out by jobs of its own, a part each. Its place may be in staging (a download): the path is the transfer's id. */
+export interface PartedUpload extends OpenUpload {
+  readonly transfer: string;
+  readonly size: number;
+  /** Of every part but the last. */
+  readonly partBytes: number;
+  /** Where bytes come from, pinned to a version; undefined: the transfer's staged bytes. */
+  readonly from?: (Place & { readonly etag: string }) | undefined;
 }
 /** Multipart uploads are written down before they begin, so that none is forgotten in a store. */
 export interface Uploads {
@@ -226,8 +268,95 @@ export interface Uploads {
   /** `false`: it has another upload id already, or was collected: abandon yours. */
   begun(id: string, uploadId: string): Promise<boolean>;
   ended(id: string): Promise<void>;
-  /** Intended before then, oldest first. */
+  /** Intended before then, oldest first, parted ones too. */
   open(intendedBeforeMs: number, limit: number): Promise<OpenUpload[]>;
+  /**
+   * Written down now unless this owner has one: then that one, as it was first written. A begin that is cut off
+   * before `begun` leaves an upload that only its time and place tell of: write each down with `intend` beside this.
+   */
+  ensureParted(
+    wanted: Pick<PartedUpload, 'place' | 'owner' | 'size' | 'partBytes' | 'from'>,
+  ): Promise<PartedUpload>;
+  parted(id: string): Promise<PartedUpload | undefined>;
+  /** Of a transfer: its own and those of its pages. */
+  partedOf(transfer: string): Promise<PartedUpload[]>;
+  /** Parted ones of transfers that have ended or were forgotten: they may be abandoned at once. */
+  partedOfEnded(limit: number): Promise<PartedUpload[]>;
+}
+
+/** Trees: a page of files is a row, a file is not. */
+export interface Trees {
+  /**
+   * Pages as they are planned, in order; those there already stay. `last`: the plan is complete, and stays as it is.
+   * `false`: stale.
+   */
+  addPages(
+    id: string,
+    epoch: number,
+    pages: readonly Pick<TreePage, 'page' | 'files' | 'bytes'>[],
+    last: boolean,
+  ): Promise<boolean>;
+  planned(id: string): Promise<{
+    readonly pages: number;
+    readonly files: number;
+    readonly bytes: number;
+    readonly complete: boolean;
+  }>;
+  /** Not ended ones, in order, after that page (-1: from the first on). */
+  openPages(id: string, after: number, limit: number): Promise<TreePage[]>;
+  pages(id: string, after: number, limit: number): Promise<TreePage[]>;
+  page(id: string, page: number): Promise<TreePage | undefined>;
+  /**
+   * Counts of all files of the page, also of those that an earlier round did. `busyMs`: how long it was worked on.
+   * `false`: stale, or it has ended.
+   */
+  endPage(
+    id: string,
+    epoch: number,
+    page: number,
+    counts: TreeCounts & Pick<TreePage, 'failure'> & { readonly busyMs: number },
+  ): Promise<boolean>;
+  totals(id: string): Promise<TreeCounts>;
+  /**
+   * Turns on targets for files about to be published; all in one transaction. `wait`: another transfer is
+   * publishing there; `superseded`: a later-accepted one landed there already. A path that was claimed before is
+   * `ok` again. `undefined`: stale.
+   */
+  claim(
+    id: string,
+    epoch: number,
+    paths: readonly StorePath[],
+  ): Promise<readonly ('ok' | 'wait' | 'superseded')[] | undefined>;
+  /**
+   * Gives turns back; nothing happens to paths that were not claimed: a page that is done releases all of its
+   * paths, since a worker that died may have claimed some. Of another epoch: nothing happens. What is left goes with a
+   * transfer that succeeds; one that was ended from outside keeps it, since its workers may be publishing there still.
+   * @param published what is known of files that it has put into its target's store, recorded as `Objects.record` does
+   */
+  release(
+    id: string,
+    epoch: number,
+    paths: readonly StorePath[],
+    published?: readonly (ObjectFacts & { readonly path: StorePath })[],
+  ): Promise<void>;
+  /** Gives back all turns of a transfer that has ended, once none of its jobs runs any more. */
+  releaseEnded(id: string): Promise<void>;
+  /** Transfers that have ended and have turns yet. */
+  claimedOfEnded(limit: number): Promise<string[]>;
+  /**
+   * Unended transfers accepted before it whose targets overlap with it: a tree begins only when there are none, so
+   * that older ones land first.
+   */
+  olderWaiting(id: string): Promise<boolean>;
+}
+
+/** Of the queue's work on one store: a transfer's target, or the source of a download. A page of a tree is a job. */
+export interface StoreWork {
+  readonly kind: TransferKind;
+  readonly store: string;
+  readonly jobs: number;
+  /** Those that are known: of what waits, only staged uploads and pages have them. */
+  readonly bytes: number;
 }
 
 export interface Events {

@@ -22,6 +22,10 @@ export interface ColumnTypes {
   readonly key: 'integer' | 'bigint';
   /** A key that the database counts up and never gives out twice. */
   readonly counted: (column: ColumnDefinitionBuilder) => ColumnDefinitionBuilder;
+  /** Ends the definition of a table whose rows lie in the order of its primary key, where there is such a thing. */
+  readonly clustered: 'without rowid' | '';
+  /** The bytes that a column's hexadecimal text spells. */
+  readonly ofHex: (column: string) => string;
 }
 
 export interface Engine {

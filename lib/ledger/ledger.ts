@@ -3,18 +3,21 @@ import { failureOf } from '../errors.ts';
 import type { Log } from '../log.ts';
 import { acceptance } from './acceptance.ts';
 import { collection } from './collection.ts';
-import type { Events, Objects, Transfers, Uploads } from './contract.ts';
+import type { Events, Objects, Transfers, Trees, Uploads } from './contract.ts';
 import type { Core } from './core.ts';
 import type { Engine } from './engine.ts';
 import { events } from './events.ts';
 import { migrate } from './migrations/index.ts';
 import { moves } from './moves.ts';
-import { objects } from './objects.ts';
+import { objects, recording } from './objects.ts';
 import { reads } from './reads.ts';
 import { openSqlite, sqliteTrouble } from './sqlite.ts';
 import { statements } from './statements.ts';
 import { Targets } from './targets.ts';
+import { Claims } from './tree-claims.ts';
+import { trees } from './trees.ts';
 import { uploads } from './uploads.ts';
+import { work } from './work.ts';
 import { lockedTooLong, Reader, Writer } from './writer.ts';
 
 export interface LedgerOptions {
@@ -35,6 +38,7 @@ export class Ledger {
   readonly transfers: Transfers;
   readonly objects: Objects;
   readonly uploads: Uploads;
+  readonly trees: Trees;
   readonly events: Events;
   readonly #engine: Engine;
   readonly #reader: Reader;
@@ -54,14 +58,18 @@ export class Ledger {
     const core: Core = { reader: this.#reader, writer: this.#writer, build: engine.reading, now };
     const shared = statements(core.build);
     const targets = new Targets(core.build);
+    const record = recording(core.build);
+    const claims = new Claims(core, shared, targets, record);
     this.transfers = {
-      ...acceptance(core, shared, targets),
-      ...moves(core, shared, targets),
+      ...acceptance(core, shared, targets, claims),
+      ...moves(core, shared, targets, claims, record),
       ...reads(core, shared),
+      ...work(core),
       ...collection(core),
     };
-    this.objects = objects(core);
+    this.objects = objects(core, record);
     this.uploads = uploads(core);
+    this.trees = trees(core, shared, claims);
     this.events = events(core);
   }
 

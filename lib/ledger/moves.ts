@@ -2,15 +2,17 @@
 import type { Ending, Transfers } from './contract.ts';
 import type { Core } from './core.ts';
 import type { Db } from './engine.ts';
+import type { Recording } from './objects.ts';
 import type { TransferRow } from './rows.ts';
 import { transferOf } from './rows.ts';
 import { isUnended, type Statements } from './statements.ts';
 import type { Targets } from './targets.ts';
 import { type TransferState, WORKER_GONE } from './transfer.ts';
+import type { Claims } from './tree-claims.ts';
 
 type Moves = Pick<
   Transfers,
-  'start' | 'publishing' | 'end' | 'attemptFailed' | 'cancel' | 'requeue' | 'renewSlot'
+  'start' | 'publishing' | 'end' | 'attemptFailed' | 'handedOut' | 'cancel' | 'requeue' | 'renewSlot'
 >;
 type FailureColumns = Pick<TransferRow, 'failure_kind' | 'failure_message'>;
 
@@ -22,7 +24,13 @@ const GIVEN_ANEW: FailureColumns = {
 };
 const CANCELLED: FailureColumns = { failure_kind: 'cancelled', failure_message: 'it was cancelled' };
 
-export function moves(core: Core, statements: Statements, targets: Targets): Moves {
+export function moves(
+  core: Core,
+  statements: Statements,
+  targets: Targets,
+  claims: Claims,
+  record: Recording,
+): Moves {
   const { writer, now } = core;
 
   /** The row where it is unended and of this epoch. */
@@ -54,8 +62,11 @@ export function moves(core: Core, statements: Statements, targets: Targets): Mov
       ...failure,
       result: ending.state === 'succeeded' ? JSON.stringify(ending.result) : null,
       outcome: ending.state === 'succeeded' ? ending.result.outcome : null,
+      size: row.size ?? (ending.state === 'succeeded' ? ending.result.size : undefined) ?? null,
       ...stagedAfter(row, ending, nowMs),
     });
+    // where it was ended from outside, its workers hold their turns until they have stopped
+    if (ending.state === 'succeeded') await claims.releaseAll(db, row);
     await statements.addEvent.all(db, { id, state: ending.state, nowMs });
   }
 
@@ -79,8 +90,8 @@ export function moves(core: Core, statements: Statements, targets: Targets): Mov
         if (!row || row.state === 'accepted') return 'stale';
         if (row.state === 'publishing') return 'ok';
         if (row.to_store !== null && row.to_path !== null) {
-          const place = { store: row.to_store, path: row.to_path };
-          const turn = await targets.turnAt(db, place, row.seq);
+          const target = { store: row.to_store, path: row.to_path, tree: row.to_tree === 1 };
+          const turn = await targets.turnAt(db, target, row.seq);
           if (turn === 'superseded') await finish(db, row, { state: 'superseded' });
           if (turn !== 'free') return turn;
         }
@@ -92,6 +103,9 @@ export function moves(core: Core, statements: Statements, targets: Targets): Mov
       writer.run(async (db) => {
         const row = await current(db, id, epoch);
         if (!row || (ending.state === 'succeeded' && row.state === 'accepted')) return false;
+        const { to_store: store, to_path: path } = row;
+        if (ending.state === 'succeeded' && ending.object && store !== null && path !== null)
+          await record(db, { store, path }, ending.object);
         await finish(db, row, ending);
         return true;
       }),
@@ -110,6 +124,14 @@ export function moves(core: Core, statements: Statements, targets: Targets): Mov
         });
         await setState(db, row, 'running', attempts);
         return attempts;
+      }),
+
+    handedOut: (id, epoch, attempt) =>
+      writer.run(async (db) => {
+        const row = await current(db, id, epoch);
+        if (!row || row.state === 'accepted' || row.starts !== attempt) return false;
+        await statements.closeAttempts.all(db, { id, nowMs: now(), ...NO_FAILURE });
+        return true;
       }),
 
     cancel: (id) =>
@@ -177,7 +199,7 @@ function failureColumns(ending: Ending | { state: 'cancelled' }): FailureColumns
   return { failure_kind: ending.failure.kind, failure_message: ending.failure.message };
 }
 
-/** A download that succeeded has bytes in staging now; of the others those that had some. */
+/** A download that succeeded has bytes in staging now, a tree its plan; of the others those that had some. */
 function stagedAfter(
   row: TransferRow,
   ending: Ending | { state: 'cancelled' },
@@ -187,7 +209,11 @@ function stagedAfter(
   if (row.kind === 'download' && ending.state === 'succeeded')
     return { staged_until_ms: wishMs ?? nowMs, staged_bytes: ending.result.size ?? 0 };
   const { staged_until_ms, staged_bytes } = row;
-  if (staged_until_ms === null) return { staged_until_ms, staged_bytes: 0 };
   const retryable = ending.state === 'failed' || ending.state === 'cancelled';
+  if (staged_until_ms === null)
+    return {
+      staged_until_ms: row.to_tree === 1 && retryable && wishMs !== undefined ? wishMs : null,
+      staged_bytes: 0,
+    };
   return { staged_until_ms: wishMs ?? (retryable ? staged_until_ms : nowMs), staged_bytes };
 }

@@ -23,6 +23,8 @@ type Reads = Pick<
   | 'stagedBytes'
 >;
 
+/** The store in which downloads come together: in its uploads only parted ones say their size. */
+const STAGING = 'staging';
 /** Ids in one query. */
 const CHUNK = 500;
 
@@ -123,7 +125,13 @@ export function reads({ reader }: Core, statements: Statements): Reads {
           .select((eb) => eb.fn.sum<number>('staged_bytes').as('bytes'))
           .where('staged_until_ms', 'is not', null)
           .executeTakeFirst();
-        return Number(row?.bytes ?? 0);
+        const inParts = await db
+          .selectFrom('uploads')
+          .select((eb) => eb.fn.sum<number>('size').as('bytes'))
+          .where('transfer_id', 'is not', null)
+          .where('store', '=', STAGING)
+          .executeTakeFirst();
+        return Number(row?.bytes ?? 0) + Number(inParts?.bytes ?? 0);
       }),
   };
 }

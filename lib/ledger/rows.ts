@@ -16,11 +16,13 @@ const EXPECTED = z.object({
   md5: z.string().optional(),
   crc32: z.string().optional(),
 }) satisfies z.ZodType<ExpectedDigests>;
+const COUNT = z.object({ files: z.number(), bytes: z.number() });
 const RESULT = z.object({
   outcome: z.enum(['published', 'skipped', 'removed', 'ready']),
   size: z.number().optional(),
   etag: z.string().optional(),
   sha256: z.string().optional(),
+  files: z.object({ done: COUNT, skipped: COUNT, failed: COUNT }).optional(),
   verified: z.array(z.object({ check: z.string(), by: z.string() })),
 }) satisfies z.ZodType<TransferResult>;
 
@@ -33,6 +35,7 @@ export function transferOf(row: TransferRow): Transfer {
     digests: digestsOf(row),
     expected: row.expected === null ? undefined : EXPECTED.parse(JSON.parse(row.expected)),
     onExists: row.on_exists,
+    tree: row.to_tree === 1,
     priority: row.priority,
     labels: row.labels === '{}' ? {} : LABELS.parse(JSON.parse(row.labels)),
     deadlineMs: row.deadline_ms ?? undefined,
@@ -72,7 +75,7 @@ export function acceptedRow(
     from_path: from?.path ?? null,
     to_store: to?.store ?? null,
     to_path: to?.path ?? null,
-    to_tree: 0,
+    to_tree: transfer.tree ? 1 : 0,
     on_exists: transfer.onExists,
     priority: transfer.priority,
     owner: transfer.owner,
@@ -93,6 +96,7 @@ export function acceptedRow(
     outcome: null,
     staged_until_ms: facts.stagedUntilMs ?? null,
     staged_bytes: facts.stagedUntilMs === undefined ? 0 : (digests?.size ?? 0),
+    planned: 0,
   };
 }
 
@@ -107,7 +111,7 @@ export function attemptOf(row: Selectable<AttemptTable>): Attempt {
   };
 }
 
-function failureOfRow(row: { failure_kind: FailureKind | null; failure_message: string | null }) {
+export function failureOfRow(row: { failure_kind: FailureKind | null; failure_message: string | null }) {
   return row.failure_kind === null
     ? undefined
     : { kind: row.failure_kind, message: row.failure_message ?? '' };

@@ -18,11 +18,12 @@ export interface TransferTable {
   from_path: StorePath | null;
   to_store: string | null;
   to_path: StorePath | null;
-  /** Its target is everything at and below `to_path`: a synchronous DELETE. */
+  /** It is about everything at and below its paths. */
   to_tree: number;
   on_exists: OnExists;
   priority: number;
   owner: string;
+  /** Of staged bytes, or of those that were carried. */
   size: number | null;
   sha256: string | null;
   /** Unsigned 32-bit numbers, little-endian, one a block. */
@@ -44,6 +45,8 @@ export interface TransferTable {
   outcome: TransferResult['outcome'] | null;
   staged_until_ms: number | null;
   staged_bytes: number;
+  /** The plan of a tree is complete. */
+  planned: number;
 }
 
 /** `seq` is the transfer's, so that an index gives them newest first. */
@@ -84,8 +87,9 @@ export interface ObjectTable {
   store: string;
   path: StorePath;
   etag: string;
-  size: number;
-  sha256: string;
+  sha256: Uint8Array | null;
+  /** Unsigned. */
+  crc32: number | null;
 }
 
 export interface UploadTable {
@@ -95,6 +99,39 @@ export interface UploadTable {
   owner: string;
   upload_id: string | null;
   intended_ms: number;
+  /** Set in parted uploads only, as are the following. */
+  transfer_id: string | null;
+  size: number | null;
+  part_bytes: number | null;
+  from_store: string | null;
+  from_path: StorePath | null;
+  from_etag: string | null;
+}
+
+/** A page of a tree's plan. */
+export interface TreePageTable {
+  transfer_id: string;
+  page: number;
+  files: number;
+  bytes: number;
+  ended_ms: number | null;
+  busy_ms: number;
+  done_files: number;
+  done_bytes: number;
+  skipped_files: number;
+  skipped_bytes: number;
+  failed_files: number;
+  failed_bytes: number;
+  failure_kind: FailureKind | null;
+  failure_message: string | null;
+}
+
+/** A running tree publishes here. */
+export interface TreeClaimTable {
+  store: string;
+  path: StorePath;
+  /** The transfer's. */
+  seq: number;
 }
 
 export interface LedgerTables {
@@ -105,4 +142,6 @@ export interface LedgerTables {
   idempotency_keys: IdempotencyTable;
   objects: ObjectTable;
   uploads: UploadTable;
+  tree_pages: TreePageTable;
+  tree_claims: TreeClaimTable;
 }

@@ -2,9 +2,9 @@
  * SQLite, the one inside Node, for Kysely. Two connections a process: one that writes, in WAL mode, and one that only
  * reads, so that a read neither waits for a group of writes nor sees it half done.
  *
- * Calls are synchronous: whoever waits for a lock or for the disk stops its process's event loop. Hence the short busy
- * timeout (the patience is the writer's), and hence a commit only writes into the log: the log is synced right after
- * by a thread (`durable`), and nobody is told before. SQLite itself syncs it before it copies from it, so that the
+ * Calls are synchronous: whoever waits for a lock or for the disk stops its process's event loop. Hence no busy timeout
+ * (the patience is the writer's), and hence a commit only writes into the log: the log is synced right after by a
+ * thread (`durable`), and nobody is told before. SQLite itself syncs it before it copies from it, so that the
  * file stays sound whatever happens (its `synchronous = normal`).
  */
 import { closeSync, fsyncSync, openSync } from 'node:fs';
@@ -21,12 +21,13 @@ import {
   SqliteDriver,
   type SqliteStatement,
 } from 'kysely';
+import { Coalesced } from '../coalesced.ts';
 import { Failure } from '../errors.ts';
 import type { ColumnTypes, Engine, EngineTrouble } from './engine.ts';
 import type { LedgerTables } from './schema.ts';
 
-/** Longest that one statement may stop the event loop for a lock. */
-const BUSY_MS = 10;
+/** SQLite would sleep on the event loop until a lock is free: it answers at once, and writer and reader try again. */
+const BUSY_MS = 0;
 /** Prepared statements kept for one connection; more than the ledger's queries have shapes. */
 const STATEMENTS = 250;
 
@@ -47,6 +48,8 @@ const TYPES: ColumnTypes = {
   bytes: 'blob',
   key: 'integer',
   counted: (column) => column.primaryKey().autoIncrement(),
+  clustered: 'without rowid',
+  ofHex: (column) => `unhex(${column})`,
 };
 
 /** @throws an SQLite error; `sqliteTrouble` tells what it means */
@@ -81,29 +84,18 @@ export function openSqlite(path: string): Engine {
   };
 }
 
-/**
- * Syncs the write-ahead log. The file stays the same one as long as a connection is open. Those who ask while a sync
- * runs share the next: a sync may serve only what was written before it started.
- */
+/** Syncs the write-ahead log. The file stays the same one as long as a connection is open. */
 class LogSync {
   readonly #path: string;
+  readonly #syncs = new Coalesced(() => this.#syncNow());
   #file: Promise<FileHandle> | undefined;
-  #running: Promise<void> | undefined;
-  #next: Promise<void> | undefined;
 
   constructor(path: string) {
     this.#path = path;
   }
 
   sync(): Promise<void> {
-    this.#next ??= (this.#running ?? Promise.resolve())
-      .catch(() => undefined) // told to those who waited for it
-      .then(() => {
-        this.#running = this.#next;
-        this.#next = undefined;
-        return this.#syncNow();
-      });
-    return this.#next;
+    return this.#syncs.run();
   }
 
   async #syncNow(): Promise<void> {
@@ -123,7 +115,7 @@ class LogSync {
   }
 
   async close(): Promise<void> {
-    await this.#running?.catch(() => undefined);
+    await this.#syncs.settled();
     await (await this.#file?.catch(() => undefined))?.close();
   }
 }

@@ -43,7 +43,10 @@ export function statements(build: Db) {
     ),
     setEnded: prepare<
       At &
-        Pick<TransferRow, 'state' | 'attempts' | 'failure_kind' | 'failure_message' | 'result' | 'outcome'> &
+        Pick<
+          TransferRow,
+          'state' | 'attempts' | 'failure_kind' | 'failure_message' | 'result' | 'outcome' | 'size'
+        > &
         Pick<TransferRow, 'staged_until_ms' | 'staged_bytes'> & { nowMs: number }
     >()((p) =>
       at(build, p).set({
@@ -54,6 +57,7 @@ export function statements(build: Db) {
         failure_message: p.failure_message,
         result: p.result,
         outcome: p.outcome,
+        size: p.size,
         staged_until_ms: p.staged_until_ms,
         staged_bytes: p.staged_bytes,
       }),

@@ -26,6 +26,8 @@ export const ENDED_STATES = [
   'cancelled',
   'superseded',
 ] as const satisfies readonly TransferState[];
+export const hasEnded = (state: TransferState): boolean =>
+  (ENDED_STATES as readonly TransferState[]).includes(state);
 
 export const ON_EXISTS = ['replace', 'skip', 'skip-if-same', 'fail'] as const;
 export type OnExists = (typeof ON_EXISTS)[number];
@@ -48,6 +50,8 @@ export interface NewTransfer {
   readonly digests?: Digests | undefined;
   readonly expected?: ExpectedDigests | undefined;
   readonly onExists: OnExists;
+  /** Everything at and below `from`, or below `to` for a delete; paths stay the same relative to it. */
+  readonly tree: boolean;
   /** 1 (first) to 1000; 100 where the caller has no wish. */
   readonly priority: number;
   readonly labels: Readonly<Record<string, string>>;
@@ -73,7 +77,32 @@ export interface TransferResult {
   readonly size?: number | undefined;
   readonly etag?: string | undefined;
   readonly sha256?: string | undefined;
+  /** Of a tree. */
+  readonly files?: TreeCounts | undefined;
   readonly verified: readonly Verification[];
+}
+
+export interface FileCount {
+  readonly files: number;
+  readonly bytes: number;
+}
+/** What became of files: each is in one of them. */
+export interface TreeCounts {
+  readonly done: FileCount;
+  readonly skipped: FileCount;
+  readonly failed: FileCount;
+}
+
+/**
+ * Up to 1,000 files of a tree that one job carries, and what became of them: nothing before it has ended, except what
+ * was done before a retry.
+ */
+export interface TreePage extends FileCount, TreeCounts {
+  /** From 0 in the order of the plan. */
+  readonly page: number;
+  readonly ended: boolean;
+  /** Of one file that failed; the page's result file has all of them. */
+  readonly failure?: { readonly kind: FailureKind; readonly message: string } | undefined;
 }
 
 export interface Transfer extends NewTransfer {

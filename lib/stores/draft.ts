@@ -2,10 +2,12 @@
  * Bytes on their way into one store: cut from a stream that can be read only once into parts held in pool memory,
  * digested as they pass, sent, and published only when length and digests are right.
  */
+import { Deadline, holdWatches } from '../deadline.ts';
 import { Digester, type Digests, type ExpectedDigests, wholeCrc } from '../digests.ts';
 import { Failure, failureOf } from '../errors.ts';
 import type { StorePath } from '../path.ts';
-import type { BufferLease, BufferPool } from './buffers.ts';
+import type { BufferLease } from './buffer-lease.ts';
+import type { BufferPool } from './buffers.ts';
 import type { Body, Bytes, Driver, FileEntry, Multipart, Receipt, Upload, WriteCall } from './driver.ts';
 
 export interface PrepareOptions {
@@ -62,6 +64,8 @@ export interface DraftTarget {
 const PARTS_IN_FLIGHT = 4;
 /** For cleaning up after the caller's own signal has fired. */
 const CLEAN_UP_MS = 30_000;
+/** What somebody is told to wait whose body kept memory from others. */
+const COME_BACK_MS = 5000;
 /** After so many parts of a body of unknown length they grow, so that `maxParts` takes it far. */
 const GROW_EVERY = 1000;
 
@@ -110,13 +114,15 @@ class DraftWriter {
   readonly #opts: PrepareOptions;
   readonly #digester: Digester;
   readonly #multipart: Multipart | undefined;
-  readonly #stop = new AbortController();
-  /** The caller's, and that of a part that could not be sent. */
-  readonly signal: AbortSignal;
+  /** The caller's reasons to stop, and that of a part that could not be sent. */
+  readonly #stop: Deadline;
   readonly #receipts: Receipt[] = [];
   readonly #inFlight = new Set<Promise<void>>();
   #part: BufferLease | undefined;
   #partState: 'free' | 'lent' = 'free';
+  /** A part that is sent before it is full, while its source stands still. */
+  #early: Promise<void> | undefined;
+  #taking = false;
   #partNumber = 0;
   #sentBytes = 0;
   #upload: Upload | undefined;
@@ -127,28 +133,69 @@ class DraftWriter {
     this.#opts = opts;
     this.#digester = new Digester(opts.expected);
     this.#multipart = target.driver.multipart;
-    this.signal = AbortSignal.any([opts.signal, this.#stop.signal]);
+    this.#stop = new Deadline([opts.signal]);
+  }
+
+  get signal(): AbortSignal {
+    return this.#stop.signal;
   }
 
   async take(chunk: Uint8Array): Promise<void> {
     const { size } = this.#opts;
     if (size !== undefined && this.#digester.size + chunk.length > size)
       throw this.#mismatch('size', `the body is longer than the ${count(size)} that were declared`);
+    this.#taking = true;
+    if (this.#early) await this.#early;
     for (let at = 0; at < chunk.length; ) {
-      if (this.#part?.room === 0) await this.#sendPart();
+      if (this.#part && this.#part.filled === this.#part.bytes) await this.#sendPart();
       this.#part ??= await this.#openPart();
+      if (this.#part.room === 0) await this.#waiting(this.#part.grow(this.signal));
       const piece =
         at === 0 && chunk.length <= this.#part.room ? chunk : chunk.subarray(at, at + this.#part.room);
       this.#digester.update(piece);
       this.#part.append(piece);
       at += piece.length;
     }
+    this.#taking = false;
     this.#opts.onProgress?.(this.#digester.size);
   }
 
   async #openPart(): Promise<BufferLease> {
     this.signal.throwIfAborted();
-    return this.#target.buffers.reserve(this.#nextPartBytes(), this.signal);
+    const { buffers } = this.#target;
+    return this.#waiting(buffers.open(this.#nextPartBytes(), this.signal, () => this.#makeRoom()));
+  }
+
+  /** Who waits for memory does not stand still. */
+  #waiting<T>(turn: Promise<T>): Promise<T> {
+    return turn.finally(holdWatches(this.#opts.signal));
+  }
+
+  /** The source stands still while others wait for memory: what came is sent, or, where it cannot be, given up. */
+  #makeRoom(): void {
+    if (this.#taking || this.signal.aborted) return;
+    if (this.#mayCut()) {
+      this.#early = this.#sendPart().catch((error: unknown) => this.#giveUp(failureOf(error)));
+      return;
+    }
+    const why = 'the body stood still while others waited for memory; send it again, without pauses';
+    const facts = { op: 'put', path: this.#target.path, retryAfterMs: COME_BACK_MS };
+    this.#giveUp(new Failure('busy', `nothing was stored: ${why}`, facts));
+  }
+
+  /** Whether the store takes what there is as a part, and there are enough left for the rest. */
+  #mayCut(): boolean {
+    const { limits } = this.#multipart ?? {};
+    if (!limits || !this.#part || this.#part.filled < limits.minBytes) return false;
+    const { size } = this.#opts;
+    const left = limits.maxParts - this.#partNumber - 1;
+    if (size === undefined) return left > limits.maxParts / 2;
+    return (size - this.#digester.size) / this.#part.bytes < left;
+  }
+
+  #giveUp(failure: Failure): void {
+    this.failure ??= failure;
+    this.#stop.stop(this.failure);
   }
 
   /** Never more than is left, so that a small body takes little memory. */
@@ -185,6 +232,7 @@ class DraftWriter {
   /** Sends the full part in the background, at most `PARTS_IN_FLIGHT` of them. */
   async #sendPart(): Promise<void> {
     const lease = this.#part!;
+    lease.seal();
     this.#part = undefined;
     const body = bodyOf(lease, this.#digester.takePartCrc());
     const part = { number: ++this.#partNumber, offset: this.#sentBytes };
@@ -213,8 +261,7 @@ class DraftWriter {
       })
       .catch((error: unknown) => {
         lease.release('lent'); // whoever was stopped may not have noticed yet
-        this.failure ??= uploadLost(failureOf(error));
-        this.#stop.abort(this.failure);
+        this.#giveUp(uploadLost(failureOf(error)));
       })
       .finally(() => this.#inFlight.delete(sent));
     this.#inFlight.add(sent);
@@ -246,6 +293,8 @@ class DraftWriter {
 
   async end(): Promise<Draft> {
     const { size, expected = {} } = this.#opts;
+    this.#part?.seal();
+    await this.#early;
     if (size !== undefined && this.#digester.size < size) {
       await Promise.all(this.#inFlight); // so that none of them is cut off
       throw this.#mismatch('size', `the body ended after ${count(this.#digester.size)} of ${count(size)}`);
@@ -347,6 +396,7 @@ class DraftWriter {
   }
 
   async #settled(): Promise<void> {
+    this.#stop[Symbol.dispose]();
     this.#part?.release(this.#partState);
     this.#part = undefined;
     this.#upload = undefined;
@@ -358,7 +408,8 @@ class DraftWriter {
 
   async discard(): Promise<void> {
     const cutOff = this.#inFlight.size > 0;
-    this.#stop.abort(new Failure('cancelled', 'the body was given up'));
+    this.#stop.stop(new Failure('cancelled', 'the body was given up'));
+    await this.#early;
     await Promise.all(this.#inFlight);
     const upload = this.#upload;
     if (upload) {

@@ -6,7 +6,10 @@
 import type { FailureKind } from '../errors.ts';
 import type { StorePath } from '../path.ts';
 
-/** Bytes on their way. Chunks are lent: a consumer is done with one before it asks for the next, or copies it. */
+/**
+ * Bytes on their way. Chunks are lent: a consumer is done with one before it asks for the next, or copies it. Once it
+ * calls `return()`, the last one stays as it is.
+ */
 export type Bytes = AsyncIterable<Uint8Array>;
 
 /** Half-open: `start` is the first byte, `end` the one after the last. */
@@ -48,6 +51,11 @@ export interface Traits {
   readonly emptyDirs: boolean;
   /** `a` and `a/b` can both be files. */
   readonly fileAndDir: boolean;
+  /**
+   * `may-land`: a single write of a part that was suspended while its upload was published may still reach what was
+   * published, as another version of it. So whoever sends a part twice sends the same bytes.
+   */
+  readonly lateParts: 'refused' | 'may-land';
   /** The store itself checks the CRC32 sent with each write and part. */
   readonly checksWrites: boolean;
   /** Longest path (prefix included by the driver) and longest single name, in UTF-8 bytes. */
@@ -117,6 +125,7 @@ export interface Driver {
 
   /** Optional powers: there, or not supported. */
   readonly multipart?: Multipart;
+  readonly serverCopy?: ServerCopy;
 
   /** The only code that looks inside a vendor's error. */
   classify(error: unknown): Classified;
@@ -151,6 +160,15 @@ export interface Receipt {
   readonly crc32?: number;
 }
 
+export interface PartPlace {
+  /** From 1. */
+  readonly number: number;
+  /** Where it lies in the whole; bytes. */
+  readonly offset: number;
+  /** The receipt outlives a crash of the machine, and so must the bytes: they are on the disk before it is written. */
+  readonly durable?: boolean;
+}
+
 /** An upload in parts, addressed by path and id so that any worker can send any part and any worker can finish. */
 export interface Multipart {
   readonly limits: {
@@ -163,13 +181,11 @@ export interface Multipart {
     readonly order: 'any' | 'ascending';
   };
   begin(path: StorePath, call: WriteCall): Promise<Upload>;
-  /** Same number and bytes: same effect. Opens what `begin` made and never makes it. `offset` is where the part lies in the whole. */
-  part(
-    upload: Upload,
-    part: { readonly number: number; readonly offset: number },
-    body: Body,
-    call: Call,
-  ): Promise<Receipt>;
+  /**
+   * Same number and bytes: same effect. Opens what `begin` made and never makes it. Takes a body of any size up to
+   * `maxBytes` without holding it: pieces of 8 MiB at most, whose CRC32 is declared beforehand, pass one by one.
+   */
+  part(upload: Upload, part: PartPlace, body: Body, call: Call): Promise<Receipt>;
   parts(upload: Upload, call: Call): AsyncIterable<readonly Receipt[]>;
   /** Publishes, durable when it resolves. `whole.crc32` is compared by stores that can. */
   finish(
@@ -182,4 +198,36 @@ export interface Multipart {
   abandon(upload: Upload, call: Call): Promise<void>;
   /** Uploads begun and not ended on exactly `path`, or anywhere where `path` is the root: for gc. */
   pending(path: StorePath, call: Call): AsyncIterable<readonly PendingUpload[]>;
+}
+
+/** A version of an object that another driver of the same realm keeps. */
+export interface CopySource {
+  /** As that driver's `serverCopy.source` calls it. */
+  readonly source: string;
+  readonly etag: string;
+}
+
+/** Bytes that go from one object of a server to another without passing through here. */
+export interface ServerCopy {
+  /** Names the server and who we are there, without a secret: two drivers with the same realm can copy from each other. */
+  readonly realm: string;
+  /** Largest object that one `copy` takes; bytes. */
+  readonly maxBytes: number;
+  /** What another driver of the realm calls this object (opaque). */
+  source(path: StorePath): string;
+  /** The whole object, published; another version than `from.etag`: `precondition`. */
+  copy(from: CopySource & { readonly size: number }, path: StorePath, call: WriteCall): Promise<FileEntry>;
+  /**
+   * Begins an upload that is sent by `part` below and goes on as any other (`multipart.parts`, `finish`, `abandon`).
+   * One from `multipart.begin` may demand checksums of its parts, which servers do not make for what they copy.
+   */
+  begin(path: StorePath, call: WriteCall): Promise<Upload>;
+  /** `range` of the object, which is all of it or as long as a part may be; another version than `from.etag`: `precondition`. */
+  part(
+    from: CopySource,
+    range: ByteRange,
+    upload: Upload,
+    part: { readonly number: number; readonly offset: number },
+    call: Call,
+  ): Promise<Receipt>;
 }

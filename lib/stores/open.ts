@@ -7,10 +7,13 @@ import { joinPath, parsePath } from '../path.ts';
 import type { BufferPool } from './buffers.ts';
 import type { Bytes, Driver } from './driver.ts';
 import type { S3Settings } from './drivers/s3-config.ts';
+import type { Gate } from './gate.ts';
+import type { StoreHealth } from './health.ts';
 import { limit } from './layers/limit.ts';
 import { type Meter, meter } from './layers/meter.ts';
 import { RETRY_DEFAULTS, retry } from './layers/retry.ts';
 import { stall } from './layers/stall.ts';
+import { vital } from './layers/vital.ts';
 import { Store } from './store.ts';
 import { formatStoreUri, parseStoreUri, type StoreUri } from './uri.ts';
 
@@ -23,6 +26,10 @@ export interface StoreDeps {
   readonly buffers: BufferPool;
   readonly log: Log;
   readonly metrics: Pick<Metrics, 'storeRequests' | 'storeBytes'>;
+  /** Where requests to this store wait for their turn; default: nowhere. */
+  readonly gate?: Gate | undefined;
+  /** Is told how the store is doing; default: nobody. */
+  readonly health?: StoreHealth;
 }
 
 /**
@@ -36,11 +43,18 @@ export async function openStore(
   deps: StoreDeps,
 ): Promise<Store> {
   const address = parseStoreUri(uri);
-  const driver = await openDriver(name, address, settings);
+  const driver = await openDriver(name, address, settings, deps.gate);
+  const gated = address.scheme === 's3'; // request by request, beneath all layers
   return new Store({
     name,
     uri: formatStoreUri(address),
-    driver: layered(name, driver, settings, deps),
+    driver: layered(
+      name,
+      driver,
+      settings,
+      gated ? { ...deps, gate: undefined } : deps,
+      deps.gate?.connections,
+    ),
     buffers: deps.buffers,
   });
 }
@@ -48,16 +62,21 @@ export async function openStore(
 /**
  * From the vendor outwards. Stall watches the vendor alone: time spent waiting for a connection or between two tries is
  * no stall. Meter sees each try as one call and not the wait for its turn. Limit is below retry, so that who waits for
- * the next try holds no connection.
+ * the next try holds no connection. Vital is above limit: when all turns are taken by calls that hang, the store is silent.
  */
-function layered(name: string, driver: Driver, { stallMs }: StoreSettings, deps: StoreDeps): Driver {
-  const { connections } = driver.traits;
+function layered(
+  name: string,
+  driver: Driver,
+  { stallMs }: StoreSettings,
+  { gate, health, log, metrics }: StoreDeps,
+  connections = driver.traits.connections,
+): Driver {
   const watched = stall(driver, { stallMs });
-  const measured = meter(watched, meterOf(name, deps.metrics));
-  const limited = limit(measured, { connections });
-  return retry(limited, {
+  const measured = meter(watched, meterOf(name, metrics));
+  const limited = limit(measured, { connections: Math.min(connections, driver.traits.connections), gate });
+  return retry(health ? vital(limited, health) : limited, {
     ...RETRY_DEFAULTS,
-    onRetry: (op, kind) => deps.log.debug({ store: name, op, kind }, 'trying again'),
+    onRetry: (op, kind) => log.debug({ store: name, op, kind }, 'trying again'),
   });
 }
 
@@ -69,10 +88,15 @@ function meterOf(store: string, metrics: StoreDeps['metrics']): Meter {
 }
 
 /** A vendor's code and SDK are loaded when the first store of theirs is opened. */
-async function openDriver(name: string, address: StoreUri, { s3 }: StoreSettings): Promise<Driver> {
+async function openDriver(
+  name: string,
+  address: StoreUri,
+  { s3 }: StoreSettings,
+  gate: Gate | undefined,
+): Promise<Driver> {
   if (address.scheme === 's3') {
     const { S3Driver } = await import('./drivers/s3.ts');
-    return new S3Driver(address, s3);
+    return new S3Driver(address, s3, gate);
   }
   const { openFileDriver } = await import('./drivers/file.ts');
   try {

@@ -12,10 +12,12 @@ import type {
   Multipart,
   PendingUpload,
   Reading,
+  ServerCopy,
   Traits,
   Upload,
 } from './driver.ts';
 import { tapped } from './layers/around.ts';
+import { type Telling, toldMultipart, toldServerCopy } from './told.ts';
 
 export type { Draft, MismatchKind, PrepareOptions, Published, UploadJournal } from './draft.ts';
 
@@ -27,6 +29,10 @@ export class Store {
   /** Without user, password or query. */
   readonly uri: string;
   readonly traits: Traits;
+  /** Uploads in parts, where the store has them; its errors are `Failure`s. */
+  readonly multipart: Multipart | undefined;
+  /** Copies on the store's own side, where it has them; its errors are `Failure`s. */
+  readonly serverCopy: ServerCopy | undefined;
   readonly #driver: Driver;
   readonly #buffers: BufferPool;
 
@@ -41,10 +47,13 @@ export class Store {
     this.traits = args.driver.traits;
     this.#driver = args.driver;
     this.#buffers = args.buffers;
-  }
-
-  get multipart(): Multipart | undefined {
-    return this.#driver.multipart;
+    const telling: Telling = {
+      attempt: (op, path, signal, work) => this.#attempt(op, path, signal, work),
+      told: (op, path, signal, items) => this.#told(op, path, signal, items),
+    };
+    const { multipart, serverCopy } = args.driver;
+    this.multipart = multipart && toldMultipart(multipart, telling);
+    this.serverCopy = serverCopy && toldServerCopy(serverCopy, telling);
   }
 
   /** @throws Failure `not-found`: absent, or a directory */
@@ -105,9 +114,14 @@ export class Store {
       removed += paths.length;
     }
     if (path !== ROOT) await this.remove([path], signal);
+    await this.prune(path, signal);
+    return { removed };
+  }
+
+  /** Removes empty directories at and below `path`, where the store has such. */
+  async prune(path: StorePath, signal: AbortSignal): Promise<void> {
     const { prune } = this.#driver;
     if (prune) await this.#attempt('prune', path, signal, () => prune.call(this.#driver, path, { signal }));
-    return { removed };
   }
 
   async #isThere(path: StorePath, signal: AbortSignal): Promise<boolean> {
@@ -121,15 +135,12 @@ export class Store {
   }
 
   async abandon(upload: Upload, signal: AbortSignal): Promise<void> {
-    const multipart = this.multipart;
-    if (multipart)
-      await this.#attempt('abandon', upload.path, signal, () => multipart.abandon(upload, { signal }));
+    await this.multipart?.abandon(upload, { signal });
   }
 
   /** Multipart uploads begun and not ended on exactly `path`, or anywhere for the root. */
   async *pending(path: StorePath, signal: AbortSignal): AsyncGenerator<readonly PendingUpload[]> {
-    if (this.multipart)
-      yield* this.#told('list uploads of', path, signal, this.multipart.pending(path, { signal }));
+    if (this.multipart) yield* this.multipart.pending(path, { signal });
   }
 
   /** Hidden files that a crash left behind; their paths are for `remove`. */

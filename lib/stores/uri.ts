@@ -111,12 +111,16 @@ function s3Parts(uri: string): { bucket: string; prefix: string } {
  * @throws Failure `invalid`, which names the configured stores but not where they are
  */
 export function placeOf(given: string, stores: ReadonlyMap<string, { readonly uri: string }>): Place {
-  const place =
-    SCHEME.test(given) || /^file:/i.test(given)
-      ? placeOfUri(given, stores)
-      : { store: 'artifacts', path: parsePath(given) };
+  const place = treeOf(given, stores);
   if (place.path === '') return refuse('this names the root of a store, not an object in it');
   return place;
+}
+
+/** As `placeOf`, of a folder or key prefix: it may be the root of a store. */
+export function treeOf(given: string, stores: ReadonlyMap<string, { readonly uri: string }>): Place {
+  return SCHEME.test(given) || /^file:/i.test(given)
+    ? placeOfUri(given, stores)
+    : { store: 'artifacts', path: parsePath(given) };
 }
 
 function placeOfUri(given: string, stores: ReadonlyMap<string, { readonly uri: string }>): Place {

@@ -2,6 +2,7 @@ import { Failure } from '../errors.ts';
 import type { Objects, Transfers, Uploads } from '../ledger/contract.ts';
 import type { Place } from '../ledger/transfer.ts';
 import type { Log } from '../log.ts';
+import type { BufferPool } from '../stores/buffers.ts';
 import type { Store } from '../stores/store.ts';
 import type { Staging } from './staging.ts';
 
@@ -11,6 +12,8 @@ export interface TransferDeps {
   readonly ledger: { readonly transfers: Transfers; readonly objects: Objects; readonly uploads: Uploads };
   readonly stores: ReadonlyMap<string, Store>;
   readonly staging: Staging;
+  /** This process's memory for bytes in flight. */
+  readonly buffers: BufferPool;
 }
 
 /** @throws Failure `invalid`: it was configured when the transfer was accepted and is not any more */

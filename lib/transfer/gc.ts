@@ -5,11 +5,12 @@
 import { throwIfAborted } from '../deadline.ts';
 import { failureOf } from '../errors.ts';
 import type { OpenUpload } from '../ledger/contract.ts';
-import { ENDED_STATES, type Transfer, type TransferState } from '../ledger/transfer.ts';
+import { hasEnded, type Transfer } from '../ledger/transfer.ts';
 import type { PendingUpload } from '../stores/driver.ts';
 import type { Store } from '../stores/store.ts';
 import type { TransferDeps } from './deps.ts';
 import type { StagedFile } from './staging.ts';
+import { ownerOf } from './tree-pages.ts';
 
 /** Files and uploads that nobody touched for this long belong to no process that still works on them. */
 const UNTOUCHED_MS = 24 * 3600 * 1000;
@@ -83,9 +84,9 @@ async function orphans(
   files: readonly StagedFile[],
 ): Promise<void> {
   throwIfAborted(opts.signal);
-  const wanted = await deps.ledger.transfers.holdingStaged(files.map((file) => file.id));
+  const wanted = await deps.ledger.transfers.holdingStaged(files.map((file) => ownerOf(file.id)));
   for (const { id, size } of files)
-    if (!wanted.has(id))
+    if (!wanted.has(ownerOf(id)))
       await tally.remove(id, size, async () => opts.dryRun || deps.staging.free(id, opts.signal));
 }
 
@@ -130,11 +131,13 @@ const bytesOf = (row: Transfer): number => row.result?.size ?? row.digests?.size
 
 async function uploads(deps: TransferDeps, opts: GcOptions): Promise<Collected> {
   const tally = new Tally(deps);
+  await partedOfEnded(deps, opts, tally);
   const known = await deps.ledger.uploads.open(opts.nowMs - UNTOUCHED_MS + 2 * CLOCK_SKEW_MS, PAGE * PAGES);
   const recorded = new Set(known.map((intent) => intent.uploadId));
   for (const intent of known) {
     throwIfAborted(opts.signal);
-    const store = deps.stores.get(intent.place.store);
+    if (intent.transfer !== undefined) continue;
+    const store = storeOf(deps, intent);
     // a store that is not configured any more may come back, and its uploads with it
     if (!store || intent.intendedMs >= opts.nowMs - UNTOUCHED_MS || (await isRunning(deps, intent))) continue;
     await tally.remove(`${intent.place.store}:${intent.place.path}`, 0, async () => {
@@ -145,15 +148,34 @@ async function uploads(deps: TransferDeps, opts: GcOptions): Promise<Collected> 
   return tally;
 }
 
-/** `owner` is a token: transfer id, dash, epoch. An upload of an older epoch belongs to nobody. */
-async function isRunning(deps: TransferDeps, { owner }: OpenUpload): Promise<boolean> {
-  const at = owner.lastIndexOf('-');
-  const id = owner.slice(0, at);
-  const found = (await deps.ledger.transfers.statesOf([id])).get(id);
-  return found !== undefined && !isEnded(found.state) && String(found.epoch) === owner.slice(at + 1);
+/**
+ * A parted upload is its transfer's in every epoch, and nobody's as soon as that has ended: one that is retried begins
+ * another.
+ */
+async function partedOfEnded(deps: TransferDeps, opts: GcOptions, tally: Tally): Promise<void> {
+  for (const { id, place, uploadId } of await deps.ledger.uploads.partedOfEnded(PAGE * PAGES)) {
+    throwIfAborted(opts.signal);
+    const store = storeOf(deps, { place });
+    if (!store) continue;
+    await tally.remove(`${place.store}:${place.path}`, 0, async () => {
+      if (opts.dryRun) return;
+      if (uploadId !== undefined) await store.abandon({ path: place.path, id: uploadId }, opts.signal);
+      await deps.ledger.uploads.ended(id);
+    });
+  }
 }
 
-const isEnded = (state: TransferState): boolean => (ENDED_STATES as readonly TransferState[]).includes(state);
+const storeOf = (
+  { staging, stores }: TransferDeps,
+  { place }: Pick<OpenUpload, 'place'>,
+): Store | undefined => (place.store === staging.store.name ? staging.store : stores.get(place.store));
+
+/** `owner` is a token: transfer id, dash, epoch. An upload of an older epoch belongs to nobody. */
+async function isRunning(deps: TransferDeps, { owner }: OpenUpload): Promise<boolean> {
+  const [id = '', epoch] = owner.split('-');
+  const found = (await deps.ledger.transfers.statesOf([id])).get(id);
+  return found !== undefined && !hasEnded(found.state) && String(found.epoch) === epoch;
+}
 
 /**
  * Listings do not say whose an upload is: where its id was not written down, those begun on exactly that key at that

@@ -3,22 +3,30 @@
  * one, and one whose time is over is ended. Any number of processes may do this at once.
  */
 import type { Config } from '../config.ts';
-import { failureOf } from '../errors.ts';
-import type { Transfers } from '../ledger/contract.ts';
-import type { Transfer } from '../ledger/transfer.ts';
+import { Failure, failureOf } from '../errors.ts';
+import type { Trees } from '../ledger/contract.ts';
+import { hasEnded, type Place, type Transfer } from '../ledger/transfer.ts';
 import type { Log } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
+import type { TransferDeps } from './deps.ts';
+import { releaseParts } from './parts.ts';
 
 /** The part of the queue that this needs. */
 interface JobQueue {
   submit(transfer: Transfer): Promise<void>;
   /** Those without a job that will be worked on. */
   lacking(transfers: readonly Transfer[]): Promise<Transfer[]>;
+  /** Of one that has ended: its jobs need not wait any more. `false`: there is none that would clean up after it. */
+  hurry(transfer: Transfer): Promise<boolean>;
+  /** Of an epoch that is over, where there still is one. */
+  drop(transfer: Transfer): Promise<void>;
 }
 
 /** What every process has in its `Deps`. */
-export interface OutboxDeps {
-  readonly ledger: { readonly transfers: Transfers };
+export interface OutboxDeps extends TransferDeps {
+  readonly ledger: TransferDeps['ledger'] & {
+    readonly trees: Pick<Trees, 'releaseEnded' | 'claimedOfEnded'>;
+  };
   readonly queue: JobQueue;
   readonly log: Log;
   readonly metrics: Pick<Metrics, 'requeues' | 'transfersEnded'>;
@@ -36,12 +44,17 @@ export class Outbox {
   readonly #deps: OutboxDeps;
   #timer: NodeJS.Timeout | undefined;
   #round: Promise<void> = Promise.resolve();
-  #closed = false;
+  #cleaning: Promise<void> | undefined;
+  readonly #closing = new AbortController();
   #after: Pick<Transfer, 'queuedMs' | 'id'> | undefined;
   #troubled = false;
 
   constructor(deps: OutboxDeps) {
     this.#deps = deps;
+  }
+
+  get #closed(): boolean {
+    return this.#closing.signal.aborted;
   }
 
   /** Begins at once: what a crash left is found first. */
@@ -70,6 +83,7 @@ export class Outbox {
   /** One bounded round. Answers how many were given a job. @throws Failure when the ledger or Redis is away */
   async reconcile(): Promise<number> {
     for (let n = 0; n < PAGES && !this.#closed; n++) if ((await this.#endOverdue()) < PAGE) break;
+    this.#cleaning ??= this.#cleanUp().finally(() => (this.#cleaning = undefined));
     const queuedBeforeMs = Date.now() - SETTLED_MS;
     let requeued = 0;
     for (let n = 0; n < PAGES && !this.#closed; n++) {
@@ -85,6 +99,37 @@ export class Outbox {
     return requeued;
   }
 
+  /**
+   * Transfers that ended while their parts, or files, were on their way, or waited for their turn. Beside the rounds:
+   * a store that does not answer must not keep the transfers of others from their jobs. Never throws.
+   */
+  async #cleanUp(): Promise<void> {
+    const { ledger, log } = this.#deps;
+    try {
+      // first, since others wait for these turns
+      for (const id of await ledger.trees.claimedOfEnded(PAGE))
+        if (await this.#isOver(id)) await ledger.trees.releaseEnded(id);
+      const left = (await ledger.uploads.partedOfEnded(PAGE)).filter(({ place }) => this.#isHere(place));
+      for (const id of new Set(left.map(({ transfer }) => transfer)))
+        if (await this.#isOver(id)) await releaseParts(this.#deps, id, this.#closing.signal);
+    } catch (error) {
+      log.debug({ why: failureOf(error).message }, 'could not clean up after parts; trying again');
+    }
+  }
+
+  /** Its jobs too, which are told to hurry: its own knows when the last part has stopped. */
+  async #isOver(id: string): Promise<boolean> {
+    const transfer = this.#closed ? undefined : await this.#deps.ledger.transfers.get(id);
+    // accepted again meanwhile, it goes on with what it has; what is not in the ledger any more is gc's
+    if (!transfer || !hasEnded(transfer.state)) return false;
+    return !(await this.#deps.queue.hurry(transfer));
+  }
+
+  /** A store that is not configured any more may come back, and its uploads with it. */
+  #isHere({ store }: Place): boolean {
+    return store === this.#deps.staging.store.name || this.#deps.stores.has(store);
+  }
+
   /** A page at once: the ledger commits them together. */
   async #requeue(orphans: readonly Transfer[]): Promise<number> {
     const given = await Promise.all(orphans.map((orphan) => this.#giveJob(orphan)));
@@ -96,6 +141,7 @@ export class Outbox {
     const epoch = await ledger.transfers.requeue(orphan.id, orphan.epoch);
     if (epoch === undefined) return false; // ended meanwhile, or another process was quicker
     await queue.submit({ ...orphan, epoch });
+    await queue.drop(orphan);
     log.info({ transfer: orphan.id, epoch }, 'had no job and was given a new one');
     metrics.requeues.inc({});
     return true;
@@ -127,9 +173,10 @@ export class Outbox {
   }
 
   async close(): Promise<void> {
-    this.#closed = true;
+    this.#closing.abort(new Failure('interrupted', 'stopped: this process is shutting down'));
     clearTimeout(this.#timer);
     await this.#round;
+    await this.#cleaning;
   }
 }
 

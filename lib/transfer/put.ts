@@ -1,6 +1,6 @@
 /** The synchronous story: bytes of a request to their target before the request is answered, without a queue. */
 import { pause } from '../deadline.ts';
-import type { Digests, ExpectedDigests } from '../digests.ts';
+import { type Digests, type ExpectedDigests, wholeCrc } from '../digests.ts';
 import { Failure, failureOf } from '../errors.ts';
 import { newTransferId } from '../ledger/ids.ts';
 import type { Place, Verification } from '../ledger/transfer.ts';
@@ -65,6 +65,7 @@ export async function putNow(
           etag: entry.etag,
           size: entry.size,
           sha256: digests.sha256,
+          crc32: wholeCrc(digests),
         }),
       };
     });

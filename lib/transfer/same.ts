@@ -1,5 +1,5 @@
 /** Whether two objects hold the same bytes, found out as cheaply as what is known of them allows. */
-import { Digester, type Digests, hexOfCrc, wholeCrc } from '../digests.ts';
+import { Digester, type Digests, EMPTY_SHA256, hexOfCrc, wholeCrc } from '../digests.ts';
 import type { Objects } from '../ledger/contract.ts';
 import type { Place } from '../ledger/transfer.ts';
 import type { Bytes, FileEntry } from '../stores/driver.ts';
@@ -20,11 +20,18 @@ export const knownOf = (digests: Digests): Known => ({
 });
 
 /** What the ledger and the store say of an object, without reading it. */
-export async function knownAt(objects: Objects, place: Place, entry: FileEntry): Promise<Known> {
+export async function knownAt(
+  objects: Pick<Objects, 'known'>,
+  place: Place,
+  entry: FileEntry,
+): Promise<Known> {
+  if (entry.size === 0) return { size: 0, sha256: EMPTY_SHA256, crc32: hexOfCrc(0) };
+  const known = await objects.known(place, entry.etag);
+  const crc32 = entry.crc32 ?? known?.crc32;
   return {
     size: entry.size,
-    sha256: await objects.digest(place, entry.etag),
-    ...(entry.crc32 !== undefined && { crc32: hexOfCrc(entry.crc32) }),
+    sha256: known?.sha256,
+    ...(crc32 !== undefined && { crc32: hexOfCrc(crc32) }),
   };
 }
 

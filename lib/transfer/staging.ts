@@ -11,6 +11,9 @@ import type { MismatchKind, Store } from '../stores/store.ts';
 
 /** Of bodies whose length nobody tells: what is reserved at a time. */
 const STEP_BYTES = 8 * 1024 * 1024;
+/** A body that moves less than `MOVES_BYTES` in this time keeps no room for bytes that have not come from others. */
+const SLOW_MS = 10_000;
+const MOVES_BYTES = 1024 * 1024;
 /** How long the ledger's sum is believed. */
 const SUM_FRESH_MS = 1000;
 /** From when on staged bytes count as the ledger's: by then its sum has them, or they were given up. */
@@ -22,11 +25,17 @@ export interface StageOptions {
   readonly signal: AbortSignal;
   /** Declared length. */
   readonly size?: number | undefined;
+  /** Kind of the failure when it is more than staging may ever hold; a job, which would come back for nothing, is `invalid`. */
+  readonly tooLarge?: TooLarge;
   readonly expected?: ExpectedDigests | undefined;
   /** Kind of the failure when size or digest differ; default: the sender's fault. */
   readonly mismatch?: MismatchKind;
   readonly onProgress?: (bytesSoFar: number) => void;
+  /** All bytes were taken: from here on they are joined and synced, and nothing moves. */
+  readonly onRest?: () => void;
 }
+
+type TooLarge = 'no-space' | 'invalid';
 
 export interface StagedFile {
   readonly id: string;
@@ -37,6 +46,11 @@ export interface StagedFile {
 /** Room taken by bytes that the ledger does not account for yet. */
 interface Held {
   bytes: number;
+  /** Those that came, and how many had come when it last got on. */
+  takenBytes: number;
+  movedBytes: number;
+  movedMs: number;
+  readonly tooLarge: TooLarge;
   /** Set once they are staged: from then on the ledger will know. */
   untilMs?: number;
 }
@@ -46,30 +60,32 @@ export class Staging {
   readonly limitBytes: number;
   readonly #transfers: Pick<Transfers, 'stagedBytes'>;
   readonly #held = new Set<Held>();
+  readonly #slowMs: number;
   #sum: { readonly bytes: Promise<number>; readonly atMs: number } | undefined;
 
   constructor(opts: {
     readonly store: Store;
     readonly limitBytes: number;
     readonly transfers: Pick<Transfers, 'stagedBytes'>;
+    readonly slowMs?: number;
   }) {
     this.store = opts.store;
     this.limitBytes = opts.limitBytes;
     this.#transfers = opts.transfers;
+    this.#slowMs = opts.slowMs ?? SLOW_MS;
   }
 
   /**
-   * Takes room, then the bytes; nothing is read before there is room for `size`.
+   * Takes room, then the bytes; nothing is read before there is room for `size`. Bytes that hardly move lose the room
+   * that they do not fill as soon as others need it, and take more as they come.
    * @throws Failure `busy` (with `retryAfterMs`) or `no-space` where there is no room, `mismatch`'s kind where size or
    *   digest differ; nothing is left behind
    */
   async stage(id: string, bytes: Bytes, opts: StageOptions): Promise<Digests> {
-    const held: Held = { bytes: 0 };
-    this.#held.add(held);
+    const held = this.#hold(opts.tooLarge);
     try {
       if (opts.size !== undefined) await this.#grow(held, opts.size);
-      const counted = opts.size === undefined ? this.#reserving(held, bytes) : bytes;
-      const draft = await this.store.prepare(pathOf(id), counted, {
+      const draft = await this.store.prepare(pathOf(id), this.#reserving(held, bytes, opts.size), {
         signal: opts.signal,
         token: id,
         ...(opts.size !== undefined && { size: opts.size }),
@@ -78,6 +94,7 @@ export class Staging {
         ...(opts.onProgress && { onProgress: opts.onProgress }),
       });
       try {
+        opts.onRest?.();
         await draft.publish({ signal: opts.signal });
       } catch (error) {
         await draft.discard();
@@ -90,6 +107,23 @@ export class Staging {
       this.#held.delete(held);
       throw error;
     }
+  }
+
+  /**
+   * Takes room for bytes that are going to come in parts, by whoever is free: from when their upload is written down the
+   * ledger accounts for them.
+   * @throws Failure `busy` (with `retryAfterMs`), or `invalid` where there is never going to be as much
+   */
+  async makeRoom(bytes: number): Promise<void> {
+    const held = this.#hold('invalid');
+    held.untilMs = Date.now() + ACCEPTED_AFTER_MS;
+    await this.#grow(held, bytes);
+  }
+
+  #hold(tooLarge: TooLarge = 'no-space'): Held {
+    const held: Held = { bytes: 0, takenBytes: 0, movedBytes: 0, movedMs: Date.now(), tooLarge };
+    this.#held.add(held);
+    return held;
   }
 
   /** @throws Failure `not-found`: it was freed */
@@ -152,13 +186,15 @@ export class Staging {
     const needed = held.bytes + bytes;
     if (needed > this.limitBytes)
       throw new Failure(
-        'no-space',
+        held.tooLarge,
         `could not stage ${count(needed)}: staging may hold ${count(this.limitBytes)} in all; raise the staging limit, or send them synchronously`,
         { op: 'stage' },
       );
     const accepted = await this.#acceptedBytes();
     // from here to the end nothing is awaited: two at once see each other
-    if (accepted + this.#heldBytes() + bytes > this.limitBytes)
+    const isFull = (): boolean => accepted + this.#heldBytes() + bytes > this.limitBytes;
+    if (isFull()) this.#takeFromTheSlow();
+    if (isFull())
       throw new Failure(
         'busy',
         `could not stage ${count(needed)}: staging is full until transfers end; try again later`,
@@ -167,12 +203,22 @@ export class Staging {
     held.bytes = needed;
   }
 
-  async *#reserving(held: Held, bytes: Bytes): AsyncGenerator<Uint8Array> {
-    let taken = 0;
+  #takeFromTheSlow(): void {
+    const sinceMs = Date.now() - this.#slowMs;
+    for (const held of this.#held)
+      if (held.untilMs === undefined && held.movedMs <= sinceMs) held.bytes = held.takenBytes;
+  }
+
+  async *#reserving(held: Held, bytes: Bytes, size = this.limitBytes): AsyncGenerator<Uint8Array> {
     for await (const chunk of bytes) {
-      taken += chunk.length;
-      if (taken > held.bytes) {
-        const goal = Math.max(taken, Math.min(held.bytes + STEP_BYTES, this.limitBytes));
+      held.takenBytes += chunk.length;
+      if (held.takenBytes - held.movedBytes >= MOVES_BYTES) {
+        held.movedBytes = held.takenBytes;
+        held.movedMs = Date.now();
+      }
+      // what is longer than it said is refused by who takes it
+      if (held.takenBytes > held.bytes && held.bytes < size) {
+        const goal = Math.max(held.takenBytes, Math.min(held.bytes + STEP_BYTES, size));
         await this.#grow(held, goal - held.bytes);
       }
       yield chunk;

@@ -8,7 +8,7 @@ import { S3Driver } from '../../lib/stores/drivers/s3.ts';
 import { s3SettingsFromEnv } from '../../lib/stores/drivers/s3-config.ts';
 import { Store } from '../../lib/stores/store.ts';
 
-const [engine, bucket, file] = process.argv.slice(2) as [string, string, string];
+const [engine, bucket, key, file] = process.argv.slice(2) as [string, string, string, string];
 const PART_BYTES = 16 * 1024 * 1024;
 const PARTS_IN_FLIGHT = 4;
 const source = createReadStream(file, { highWaterMark: 1024 * 1024 });
@@ -19,7 +19,7 @@ async function ours(): Promise<void> {
   const buffers = new BufferPool({ budgetBytes: PART_BYTES * PARTS_IN_FLIGHT });
   const store = new Store({ name: 'bench', uri: `s3://${bucket}`, driver, buffers });
   const signal = new AbortController().signal;
-  const draft = await store.prepare(parsePath('longshore.bin'), source, { signal, token: 'bench' });
+  const draft = await store.prepare(parsePath(key), source, { signal, token: 'bench' });
   await draft.publish({ signal });
   await store.close();
 }
@@ -30,7 +30,7 @@ async function libStorage(): Promise<void> {
     region: 'us-east-1',
     forcePathStyle: true,
   });
-  const params = { Bucket: bucket, Key: 'lib-storage.bin', Body: source };
+  const params = { Bucket: bucket, Key: key, Body: source };
   await new Upload({ client, params, partSize: PART_BYTES, queueSize: PARTS_IN_FLIGHT }).done();
   client.destroy();
 }

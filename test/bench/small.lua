@@ -1,7 +1,8 @@
--- wrk: PUT 64 KiB bodies to ever new paths (thread id and counter), or GET what an earlier run put.
--- Names count from 2: wrk asks each script for a first request that it never sends.
+-- wrk: PUT 64 KiB bodies to ever new paths (thread id and counter), GET what an earlier run put, or POST submits of
+-- copies of one object to ever new paths. Names count from 2: wrk asks each script for a first request that it never sends.
 local prefix, method = os.getenv("BENCH_PREFIX"), os.getenv("BENCH_METHOD")
 local files = tonumber(os.getenv("BENCH_FILES"))
+local from = os.getenv("BENCH_FROM")
 local body = string.rep("0123456789abcdef", 4096)
 local threads = {}
 n = 0
@@ -14,6 +15,10 @@ end
 
 function request()
   n = n + 1
+  if method == "POST" then
+    local copy = string.format('{"kind":"copy","from":"%s","to":"%s/%d-%d"}', from, prefix, id, n)
+    return wrk.format("POST", "/api/v1/transfers", { ["Content-Type"] = "application/json" }, copy)
+  end
   if method == "PUT" then
     return wrk.format("PUT", prefix .. "/" .. id .. "-" .. n, nil, body)
   end

@@ -4,7 +4,7 @@ import { Failure } from '../../lib/errors.ts';
 import { parsePath, type StorePath } from '../../lib/path.ts';
 import { BufferPool } from '../../lib/stores/buffers.ts';
 import type { Driver } from '../../lib/stores/driver.ts';
-import { MemoryDriver } from '../../lib/stores/drivers/memory.ts';
+import { MemoryDriver, MemoryServer } from '../../lib/stores/drivers/memory.ts';
 import type { StoreOp } from '../../lib/stores/layers/around.ts';
 import { chaos, type Fault } from '../../lib/stores/layers/chaos.ts';
 import { limit } from '../../lib/stores/layers/limit.ts';
@@ -21,17 +21,19 @@ const PATH = parsePath('d/x');
 const { signal } = new AbortController();
 
 const ignored: Meter = { observe: () => {}, bytes: () => {} };
-const memory = (): MemoryDriver => new MemoryDriver({ goodBytes: 256 * 1024 });
+const memory = (server = new MemoryServer()): MemoryDriver =>
+  new MemoryDriver({ goodBytes: 256 * 1024, server });
 
 /** Fails every third call, as a server does that is too busy. */
 const flaky = (driver: Driver): Driver =>
   chaos(
     driver,
-    (['head', 'write', 'list', 'remove', 'part', 'parts', 'read'] as const).flatMap((op) =>
-      Array.from(
-        { length: 400 },
-        (_, i): Fault => ({ op, nth: 1 + i * 3, what: { kind: 'fail', as: 'busy' } }),
-      ),
+    (['head', 'write', 'list', 'remove', 'part', 'parts', 'read', 'copy', 'copy-part'] as const).flatMap(
+      (op) =>
+        Array.from(
+          { length: 400 },
+          (_, i): Fault => ({ op, nth: 1 + i * 3, what: { kind: 'fail', as: 'busy' } }),
+        ),
     ),
   );
 
@@ -50,10 +52,11 @@ for (const [name, layer] of Object.entries(LAYERS))
   storeContract({
     name: `memory behind ${name}`,
     async open() {
-      const driver = layer(memory());
+      const server = new MemoryServer();
+      const driver = layer(memory(server));
       const buffers = new BufferPool({ budgetBytes: 16 * MIB });
       const store = new Store({ name: 'layered', uri: 'memory:', driver, buffers });
-      return { store, driver, cleanup: () => store.close() };
+      return { store, driver, neighbour: memory(server), cleanup: () => store.close() };
     },
   });
 

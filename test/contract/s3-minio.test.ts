@@ -23,7 +23,9 @@ import {
   uploadInParts,
   writeCall,
 } from './s3.ts';
+import { s3Copies, s3SealedCopies } from './s3-copies.ts';
 import { s3Objects } from './s3-objects.ts';
+import { s3Parts } from './s3-parts.ts';
 import { s3Settings } from './s3-settings.ts';
 import { openedOn, s3Stores } from './s3-stores.ts';
 import { storeContract } from './store.ts';
@@ -40,6 +42,8 @@ requireServer('minio')('S3 on MinIO', () => {
   s3Objects(() => minio);
   s3Settings(() => minio);
   s3Stores(() => minio);
+  s3Copies(() => minio);
+  s3Parts(() => minio);
 
   describe('a server that knows less', () => {
     let open: Relay;
@@ -191,6 +195,8 @@ requireServer('minio')('S3 on MinIO', () => {
       await driver.close();
     });
     afterAll(() => secure?.stop());
+
+    s3SealedCopies(() => secure);
 
     it('works with the authority that AWS_CA_BUNDLE names, or unchecked, and is refused else', async () => {
       const kinds = [];

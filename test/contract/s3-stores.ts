@@ -51,17 +51,20 @@ export async function openedOn(server: S3Server): Promise<Opened> {
   const prefix = 'some/prefix';
   const store = await storeOn(server, `s3://${bucket}/${prefix}`);
   const driver = new S3Driver({ bucket, prefix }, settingsFor(server));
+  const neighbour = new S3Driver({ bucket: `${bucket}-b`, prefix: 'é +%/b' }, settingsFor(server));
+  await server.makeBucket(`${bucket}-b`);
   const client = clientOf(server);
   return {
     store,
     driver,
+    neighbour,
     makeDir: async (path) => {
       const marker = { Bucket: bucket, Key: `${prefix}/${path}/`, Body: Buffer.alloc(0), ContentLength: 0 };
       await client.send(new PutObjectCommand(marker));
     },
     cleanup: async () => {
       client.destroy();
-      await Promise.all([store.close(), driver.close()]);
+      await Promise.all([store.close(), driver.close(), neighbour.close()]);
     },
   };
 }

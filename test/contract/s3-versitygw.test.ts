@@ -5,7 +5,9 @@ import type { S3Server } from '../servers/s3.ts';
 import { startVersitygw } from '../servers/versitygw.ts';
 import { KNOWN } from './known.ts';
 import { BUCKET, bodyOf, driverOn, writeCall } from './s3.ts';
+import { s3Copies } from './s3-copies.ts';
 import { s3Objects } from './s3-objects.ts';
+import { s3Parts } from './s3-parts.ts';
 import { s3Settings } from './s3-settings.ts';
 import { openedOn, s3Stores } from './s3-stores.ts';
 import { storeContract } from './store.ts';
@@ -22,6 +24,8 @@ requireServer('versitygw')('S3 on versitygw', () => {
   s3Objects(() => versitygw);
   s3Settings(() => versitygw);
   s3Stores(() => versitygw);
+  s3Copies(() => versitygw);
+  s3Parts(() => versitygw);
 
   it('a file below a file is refused as invalid, with the reason', async () => {
     const { driver } = driverOn(versitygw);

@@ -8,11 +8,13 @@ import { joinPath, parsePath, type StorePath } from '../../lib/path.ts';
 import type { Driver } from '../../lib/stores/driver.ts';
 import type { Store } from '../../lib/stores/store.ts';
 import { bodyCases } from './bodies.ts';
+import { copyCases } from './copies.ts';
 import type { KnownException } from './known.ts';
 import { listingCases } from './listing.ts';
 import { objectCases } from './objects.ts';
 import { raceCases } from './races.ts';
 import { replyCases } from './replies.ts';
+import { streamCases } from './streams.ts';
 import { traitCases } from './traits.ts';
 import { uploadCases } from './uploads.ts';
 
@@ -20,6 +22,8 @@ export interface Opened {
   /** Over the same place as `driver`; its own layers may lie between. */
   readonly store: Store;
   readonly driver: Driver;
+  /** Another place of the same server, where such can copy from each other. */
+  readonly neighbour?: Driver;
   /** Makes an empty directory where the store has such things, as another program would. */
   readonly makeDir?: (path: StorePath) => Promise<void>;
   cleanup(): Promise<void>;
@@ -83,6 +87,8 @@ export function storeContract({ name, open, known = [] }: ContractOptions): void
     replyCases(declare);
     raceCases(declare);
     traitCases(declare);
+    copyCases(declare);
+    streamCases(declare);
 
     for (const { test: title } of known)
       if (!declared.has(title)) throw new Error(`known.ts names a case that is not there: ${title}`);

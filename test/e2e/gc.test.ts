@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, utimesSync, writeFileSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import type { GcTask } from '../../lib/jobs/jobs.ts';
+import { parsePath } from '../../lib/path.ts';
 import { COLLECT } from '../../lib/transfer/gc.ts';
 import { type RedisServer, startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
@@ -84,6 +85,8 @@ requireServer('redis')('a collection', () => {
     };
     await begin('a/w', 'tgone-1');
     await begin('b/v', `${running.id}-1`);
+    // a download in parts that was cut off before it had begun
+    await ledger.uploads.intend({ store: deps.staging.store.name, path: parsePath('tgone') }, 'tgone-1');
     const hidden = (folder: string): number => readdirSync(quay.fileOf(folder)).length;
     expect(await collect('uploads')).toMatchObject({ items: 0 });
     const later = Date.now() + DAY + 3600_000;
@@ -98,6 +101,28 @@ requireServer('redis')('a collection', () => {
     expect(await collect('uploads', false, later)).toMatchObject({ failed: 0 });
     expect(existsSync(quay.fileOf('a')) ? hidden('a') : 0).toBe(0);
     expect(await ledger.uploads.open(later, 10)).toEqual([]);
+  });
+
+  test('of uploads takes parts as soon as their transfer has ended, and never before', async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    const { ledger, deps } = quay;
+    const store = deps.stores.get('artifacts')!;
+    const signal = AbortSignal.timeout(20_000);
+    const place = quay.place('big');
+    const { id } = await quay.accept({ kind: 'copy', from: quay.place('x', 'other'), to: place });
+    const parted = await ledger.uploads.ensureParted({ place, owner: id, size: 100, partBytes: 50 });
+    const upload = await store.multipart!.begin(place.path, { signal, mode: 'replace', token: `${id}-1` });
+    await ledger.uploads.begun(parted.id, upload.id);
+    const there = () => existsSync(quay.fileOf('')) && readdirSync(quay.fileOf('')).length > 0;
+    await ledger.transfers.requeue(id, 1);
+    expect(await collect('uploads')).toMatchObject({ items: 0, failed: 0 });
+    expect(there()).toBe(true);
+    await ledger.transfers.cancel(id);
+    expect(await collect('uploads', true)).toMatchObject({ items: 1 });
+    expect(there()).toBe(true);
+    expect(await collect('uploads')).toMatchObject({ items: 1, failed: 0 });
+    expect(there()).toBe(false);
+    expect(await ledger.uploads.partedOf(id)).toEqual([]);
   });
 
   test('of history takes ended transfers past their retention', async () => {

@@ -60,9 +60,9 @@ export async function openQuay(options: QuayOptions) {
     transfers: ledger.transfers,
   });
   const metrics = createMetrics('worker', { stores: [...stores.keys(), 'staging'], version: '0' });
-  const queues = [new Queue({ url: options.redisUrl, prefix }, log)];
+  const queues = [new Queue({ url: options.redisUrl, prefix, fairBy: config.fairBy }, log)];
   const pools: Pool[] = [];
-  const base = { config, log, metrics, ledger, stores, staging };
+  const base = { config, log, metrics, ledger, stores, health: new Map(), staging, buffers };
   const deps: WorkerDeps = { ...base, queue: queues[0]!, worker: 'test' };
 
   const place = (path: string, store = 'artifacts'): Place => ({ store, path: parsePath(path) });
@@ -115,13 +115,14 @@ export async function openQuay(options: QuayOptions) {
       const transfer: NewTransfer = {
         id,
         onExists: 'replace',
+        tree: false,
         priority: 100,
         labels: {},
         owner: 'test',
         ...given,
         ...(digests && { digests }),
       };
-      const untilMs = bytes && Date.now() + config.failedBytesMs;
+      const untilMs = bytes || transfer.tree ? Date.now() + config.failedBytesMs : undefined;
       return (await ledger.transfers.accept(transfer, undefined, untilMs)).transfer;
     },
     /** Accepted and in the queue. */

@@ -29,6 +29,8 @@ requireServer('redis')('the queues', () => {
     epoch: 1,
     kind: 'upload' as const,
     priority: 100,
+    owner: 'test',
+    labels: {},
     ...more,
   });
 
@@ -39,6 +41,41 @@ requireServer('redis')('the queues', () => {
     const lacking = await queue.lacking([job('a'), job('b'), job('b', { epoch: 2 }), job('c')]);
     expect(lacking.map(({ id, epoch }) => `${id}-${epoch}`)).toEqual(['b-1', 'c-1']);
     await queue.close();
+  });
+
+  test('know that a job waits for children that are all gone, also for ten thousand of them', async () => {
+    const queue = open();
+    await queue.submit(job('parent'));
+    const { redis, prefix } = queue;
+    const children = Array.from({ length: 10_000 }, (_, n) => `${prefix}:multipart-part:parent-1-u-p${n}`);
+    await redis
+      .multi()
+      .zrem(`${prefix}:upload:prioritized`, 'parent-1')
+      .zadd(`${prefix}:upload:waiting-children`, 1, 'parent-1')
+      .sadd(`${prefix}:upload:parent-1:dependencies`, ...children)
+      .exec();
+    expect(await queue.lacking([job('parent')])).toHaveLength(1);
+    await redis.hset(children[7777]!, 'name', 'part');
+    expect(await queue.lacking([job('parent')])).toEqual([]);
+    await queue.close();
+  });
+
+  test('take all of a burst, in the order of its priorities', async () => {
+    const queue = open();
+    const priorities = [900, 100, 1];
+    const names = Array.from({ length: 1500 }, (_, n) => `j${n}`);
+    await Promise.all(names.map((id, n) => queue.submit(job(id, { priority: priorities[n % 3]! }))));
+    const waiting = await queue.redis.zrange(`${queue.prefix}:upload:prioritized`, '0', '-1');
+    const ofEach = priorities.map((_, at) => names.filter((_, n) => n % 3 === at));
+    expect(waiting).toEqual(ofEach.reverse().flatMap((ids) => ids.map((id) => `${id}-1`)));
+    await queue.close();
+  });
+
+  test('are given what was submitted before they close', async () => {
+    const queue = open();
+    const submits = [1, 2, 3].map((n) => queue.submit(job(`last${n}`)));
+    await queue.close();
+    await Promise.all(submits);
   });
 
   test('take the same job once', async () => {
@@ -93,7 +130,9 @@ requireServer('redis')('the queues', () => {
     await queue.submit(job('a'));
     await own.kill();
     const killedMs = Date.now();
-    await expect(queue.submit(job('b'))).rejects.toMatchObject({ kind: 'unavailable' });
+    const burst = Array.from({ length: 1200 }, (_, n) => queue.submit(job(`b${n}`)));
+    for (const { status } of await Promise.allSettled(burst)) expect(status).toBe('rejected');
+    await expect(burst.at(-1)).rejects.toMatchObject({ kind: 'unavailable' });
     expect(Date.now() - killedMs).toBeLessThan(1500);
     const back = await startRedis({ again: own });
     await until(() =>

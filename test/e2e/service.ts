@@ -62,6 +62,11 @@ export class Service {
     return this.#api.url;
   }
 
+  /** As its processes are started with. */
+  get settings(): Given {
+    return this.#config;
+  }
+
   /** Of the worker: its metrics. */
   get workerUrl(): string {
     if (!this.#worker) throw new Error('no worker is running');

@@ -10,9 +10,12 @@ import { requireServer } from '../servers/require.ts';
 import { Service, viewIn } from './service.ts';
 
 const MIB = 1024 * 1024;
+const storeLimits = { attic: { connections: 8, requests: 1000 } };
+/** They move for stores in trouble: in test/faults/isolation.test.ts. */
+const ELSEWHERE: readonly SeriesSpec[] = [SERIES.storeThrottled, SERIES.storeTrouble, SERIES.jobsHeldBack];
 let service: Service;
 beforeAll(async () => {
-  service = await Service.start({ failedBytesMs: 0 }, { worker: false });
+  service = await Service.start({ failedBytesMs: 0, storeLimits }, { worker: false });
 });
 afterAll(() => service.close());
 
@@ -49,7 +52,7 @@ requireServer('promtool')('metrics', () => {
       .toBe(2);
     const values = await scrape('api');
     expect(values.get('longshore_queue_oldest_waiting_seconds{queue="upload"}')).toBeGreaterThan(0);
-    expect(values.get('longshore_queue_backlog_seconds{queue="upload"}')).toBe(120);
+    expect(values.get('longshore_backlog_seconds{queue="upload",store="artifacts"}')).toBeGreaterThan(0);
     expect(values.get('longshore_staging_bytes')).toBe(10);
     expect(values.get('longshore_redis_up')).toBe(1);
     expect(values.get('longshore_redis_noeviction')).toBe(1);
@@ -145,7 +148,8 @@ requireServer('promtool')('metrics', () => {
   });
 
   test('every series that is declared has moved by now, on every process that exports it', () => {
-    const still = Object.values<SeriesSpec>(SERIES).flatMap(({ name, by }) =>
+    const here = Object.values<SeriesSpec>(SERIES).filter((series) => !ELSEWHERE.includes(series));
+    const still = here.flatMap(({ name, by }) =>
       by.map((role) => `${role} ${name}`).filter((one) => !moved.has(one)),
     );
     expect(still).toEqual([]);

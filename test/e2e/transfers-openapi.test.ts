@@ -79,11 +79,13 @@ describe('/openapi.json', () => {
     expect(mine.map(([path, method]) => `${method.toUpperCase()} ${path}`).sort()).toEqual(
       [
         'DELETE /api/v1/transfers/{id}',
+        'GET /api/v1/backlog',
         'GET /api/v1/events',
         'GET /api/v1/transfers',
         'GET /api/v1/transfers/{id}',
         'GET /api/v1/transfers/{id}/content',
         'GET /api/v1/transfers/{id}/events',
+        'GET /api/v1/transfers/{id}/files',
         'HEAD /api/v1/transfers',
         'HEAD /api/v1/transfers/{id}',
         'HEAD /api/v1/transfers/{id}/content',

@@ -82,6 +82,7 @@ const accept = async (): Promise<string> => {
     kind: 'delete',
     to,
     onExists: 'replace',
+    tree: false,
     priority: 1,
     labels: {},
     owner: 'ann',

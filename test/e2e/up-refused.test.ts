@@ -48,6 +48,17 @@ test('a file in place of the data folder is said in one line', async () => {
   expectRefusal(await run(['up', '--data', join(data, 'below')]), 2, /there is a file in its place/);
 });
 
+test.runIf(process.platform === 'linux')(
+  'a place where the system makes no folders is refused, for the data and for the artifacts',
+  async () => {
+    expectRefusal(await run(['up', '--data', '/proc/none/here']), 2, /no folder can be made there/);
+    const ended = await run(['up', '--data', fresh(), '--artifacts-destination', '/proc/none/here']);
+    expect(ended.stderr).toMatch(/\/proc\/none/);
+    expect(ended.code).not.toBe(0);
+  },
+  MINUTE_MS,
+);
+
 test.runIf(process.getuid?.() === 0 || process.platform === 'linux')(
   'a data folder of another user is refused',
   async () => {

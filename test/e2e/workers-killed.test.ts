@@ -1,44 +1,18 @@
-import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { once } from 'node:events';
 import { readdirSync, statSync } from 'node:fs';
-import { createInterface } from 'node:readline';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import { cleanEnvironment, watch } from '../servers/process.ts';
 import { type RedisServer, startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
 import { eventually, openQuay, type Quay } from './quay.ts';
+import { startWorker as startWorkerProcess } from './worker-process.ts';
 
-const CHILD = new URL('./worker-child.ts', import.meta.url).pathname;
+const startWorker = ({ deps: { config } }: Quay) => {
+  const { dataFolder, redisUrl, redisPrefix, partThresholdBytes } = config;
+  return startWorkerProcess({ dataFolder, redisUrl, redisPrefix, partThresholdBytes });
+};
 
-async function startWorker(quay: Quay) {
-  const { dataFolder, redisUrl, redisPrefix } = quay.deps.config;
-  const settings = { dataFolder, redisUrl, redisPrefix, logLevel: 'error', graceMs: 3000 };
-  const child = spawn(process.execPath, [CHILD, JSON.stringify(settings)], {
-    env: cleanEnvironment(),
-    stdio: ['pipe', 'pipe', 'inherit'],
-    detached: true,
-  });
-  watch(child);
-  const ended = once(child, 'exit');
-  const [url] = (await Promise.race([
-    once(createInterface({ input: child.stdout }), 'line'),
-    ended.then(() => {
-      throw new Error('the worker ended before it took jobs');
-    }),
-  ])) as [string];
-  return {
-    url,
-    kill: async () => {
-      process.kill(child.pid!, 'SIGKILL');
-      await ended;
-    },
-    stop: async (): Promise<number> => {
-      child.stdin.end();
-      return ((await ended) as [number])[0];
-    },
-  };
-}
+/** One job a transfer, however large. */
+const IN_ONE = { partThresholdBytes: 2 ** 40 };
 
 requireServer('redis')('a worker process', () => {
   let redis: RedisServer;
@@ -50,7 +24,7 @@ requireServer('redis')('a worker process', () => {
   afterAll(() => redis.stop());
 
   test('that is killed in the middle leaves a transfer that another finishes', async () => {
-    quay = await openQuay({ redisUrl: redis.url });
+    quay = await openQuay({ redisUrl: redis.url, config: IN_ONE });
     const bytes = randomBytes(256 * 1024 * 1024);
     const first = await startWorker(quay);
     const { id } = await quay.submit({ kind: 'upload', to: quay.place('big/w.bin') }, bytes);
@@ -65,7 +39,7 @@ requireServer('redis')('a worker process', () => {
   });
 
   test('hands its jobs back and ends when its standard input closes', async () => {
-    quay = await openQuay({ redisUrl: redis.url });
+    quay = await openQuay({ redisUrl: redis.url, config: IN_ONE });
     const worker = await startWorker(quay);
     const { id } = await quay.submit(
       { kind: 'upload', to: quay.place('w.bin') },
@@ -80,7 +54,7 @@ requireServer('redis')('a worker process', () => {
   });
 
   test('serves its metrics and whether it takes jobs', async () => {
-    quay = await openQuay({ redisUrl: redis.url });
+    quay = await openQuay({ redisUrl: redis.url, config: IN_ONE });
     const worker = await startWorker(quay);
     const { id } = await quay.submit({ kind: 'upload', to: quay.place('w') }, Buffer.from('x'));
     await quay.ended(id);

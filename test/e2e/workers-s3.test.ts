@@ -58,7 +58,7 @@ requireServer('redis', 'minio')('a transfer to and from S3', () => {
       if (bytes) yield bytes;
     })();
     const digests = bytes && (await deps.staging.stage(id, body, { signal: signal(), size: bytes.length }));
-    const rest = { onExists: 'replace', priority: 100, labels: {}, owner: 'test' } as const;
+    const rest = { onExists: 'replace', tree: false, priority: 100, labels: {}, owner: 'test' } as const;
     const transfer: NewTransfer = { id, ...rest, ...given, ...(digests && { digests }) };
     const { transfers } = deps.ledger;
     return (await transfers.accept(transfer, undefined, bytes && Date.now() + 60_000)).transfer;

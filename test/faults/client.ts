@@ -29,13 +29,25 @@ export class Client {
   }
 
   async #put(path: string, source: Source, status: number, headers: Record<string, string>): Promise<string> {
+    return this.#ask('PUT', path, status, {
+      headers: { ...headers, 'content-length': String(source.size) },
+      body: () => (source.size === 0 ? null : Readable.from(source.chunks())),
+    });
+  }
+
+  async #ask(
+    method: 'PUT' | 'POST',
+    path: string,
+    status: number,
+    asked: { readonly headers: Record<string, string>; body(): Readable | string | null },
+  ): Promise<string> {
     for (const untilMs = Date.now() + PATIENCE_MS; ; this.repeats++) {
       let answer: { status: number; text: string };
       try {
         const { statusCode, body } = await request(this.#url() + path, {
-          method: 'PUT',
-          headers: { ...headers, 'content-length': String(source.size) },
-          body: source.size === 0 ? null : Readable.from(source.chunks()),
+          method,
+          headers: asked.headers,
+          body: asked.body(),
           dispatcher: this.#agent,
         });
         answer = { status: statusCode, text: await body.text() };
@@ -44,9 +56,18 @@ export class Client {
       }
       if (answer.status === status) return answer.text;
       if (![0, 503].includes(answer.status) || Date.now() > untilMs)
-        throw new Error(`PUT ${path} was answered ${answer.status}: ${answer.text}`);
+        throw new Error(`${method} ${path} was answered ${answer.status}: ${answer.text}`);
       await sleep(AGAIN_MS);
     }
+  }
+
+  /** Resolves with the transfer's id: it was accepted. */
+  async submit(body: object, key: string): Promise<string> {
+    const text = await this.#ask('POST', '/api/v1/transfers', 202, {
+      headers: { 'idempotency-key': key, 'content-type': 'application/json' },
+      body: () => JSON.stringify(body),
+    });
+    return (JSON.parse(text) as { id: string }).id;
   }
 
   /** The whole body, where it came whole; `absent`; undefined: nobody answered, or not to the end. */

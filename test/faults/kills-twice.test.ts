@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { Queue } from '../../lib/jobs/queue.ts';
 import { createLog } from '../../lib/log.ts';
+import { eventually } from '../e2e/quay.ts';
 import { scaled } from '../scale.ts';
 import { requireServer } from '../servers/require.ts';
 import { Client } from './client.ts';
@@ -127,7 +128,14 @@ async function shareOut(scene: Scene, sources: readonly Source[]): Promise<void>
   try {
     for (const source of sources) {
       const id = await client.upload(source, source.path);
-      await other.submit({ id, epoch: 1, kind: 'upload', priority: 100 });
+      const note = { id, epoch: 1, kind: 'upload', priority: 100, owner: 'test', labels: {} } as const;
+      // a producer waits for a second at most, which a busy machine may need
+      await eventually(() =>
+        other.submit(note).then(
+          () => true,
+          () => false,
+        ),
+      );
       expect(await ended(scene, id)).toMatchObject({ state: 'succeeded', endings: 1, epoch: 1 });
       const there = await service.shelf.read(source.path);
       expect(there).toEqual({ size: source.size, sha256: source.sha256 });

@@ -104,8 +104,11 @@ export class Real {
     return this.collect(8 * DAY_MS);
   }
 
-  /** What gc may remove by then: also the bytes of those whose worker was killed between their ending and freeing them. */
-  async collect(aheadMs: number): Promise<void> {
+  /**
+   * What gc may remove by then: also the bytes of those whose worker was killed between their ending and freeing them.
+   * After a day it takes files without a row, too: the worker may have died just before it removed one.
+   */
+  async collect(aheadMs = DAY_MS + 60_000): Promise<void> {
     const opts = { signal: AbortSignal.timeout(10_000), dryRun: false, historyMs: 365 * DAY_MS };
     const { failed } = await COLLECT.staging(this.#deps, { ...opts, nowMs: Date.now() + aheadMs });
     if (failed > 0) throw new Error(`${failed} staged files could not be removed`);

@@ -161,7 +161,7 @@ requireServer('redis')('random sequences of commands', () => {
         const objections = model.ops.map((op) => model.objection(op)).filter(Boolean);
         expect(objections).toEqual([]);
         for (const at of PATHS) expect([at, real.content(at)]).toEqual([at, model.landed(at)]);
-        await real.collect(0);
+        await real.collect();
         const kept = model.transfers.filter((op) => op.kept).map(({ id }) => id);
         expect(await real.staged(kept)).toEqual(kept.toSorted());
         await real.expire();

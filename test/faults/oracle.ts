@@ -1,13 +1,16 @@
 /** Looks for itself: reads folders, buckets, Redis and the ledger's file with none of the product's code. */
-import { createHash } from 'node:crypto';
-import { createReadStream, existsSync, readdirSync } from 'node:fs';
-import { join, relative } from 'node:path';
+import { createHash, createHmac } from 'node:crypto';
+import { createReadStream, existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { Readable } from 'node:stream';
 import {
+  type _Object,
   GetObjectCommand,
+  HeadObjectCommand,
   ListMultipartUploadsCommand,
   ListObjectsV2Command,
+  PutObjectCommand,
   S3Client,
 } from '@aws-sdk/client-s3';
 import { Redis } from 'ioredis';
@@ -21,6 +24,10 @@ export interface Found {
 export interface Shelf {
   /** What a reader gets who reads it all; undefined: nothing is there. */
   read(path: string): Promise<Found | undefined>;
+  /** Bytes, as a reader is told them before it reads. */
+  sizeOf(path: string): Promise<number | undefined>;
+  /** As another program puts it there. */
+  put(path: string, bytes: Uint8Array): Promise<void>;
   /** Every object that can be seen. */
   paths(): Promise<string[]>;
   /** What nobody is meant to see: hidden files, multipart uploads of `paths`. */
@@ -48,15 +55,23 @@ export function filesIn(folder: string): string[] {
 
 const isHidden = (path: string): boolean => path.split('/').some((name) => name.startsWith('.'));
 
+const isAbsent = (error: unknown): boolean =>
+  /^(ENOENT|ENOTDIR)$/.test((error as NodeJS.ErrnoException).code ?? '');
+
 export function folderShelf(root: string): Shelf {
   return {
     async read(path) {
       try {
         return await digestOf(createReadStream(join(root, path)));
       } catch (error) {
-        if (/^(ENOENT|ENOTDIR)$/.test((error as NodeJS.ErrnoException).code ?? '')) return undefined;
+        if (isAbsent(error)) return undefined;
         throw error;
       }
+    },
+    sizeOf: async (path) => statSync(join(root, path), { throwIfNoEntry: false })?.size,
+    async put(path, bytes) {
+      mkdirSync(dirname(join(root, path)), { recursive: true });
+      writeFileSync(join(root, path), bytes);
     },
     paths: async () => filesIn(root).filter((path) => !isHidden(path)),
     hidden: async () => filesIn(root).filter(isHidden),
@@ -64,13 +79,39 @@ export function folderShelf(root: string): Shelf {
   };
 }
 
-export function bucketShelf(server: S3Server, bucket: string): Shelf {
-  const s3 = new S3Client({
+const clientOf = (server: S3Server): S3Client =>
+  new S3Client({
     endpoint: server.url,
     region: server.region,
     forcePathStyle: true,
     credentials: { accessKeyId: server.accessKey, secretAccessKey: server.secretKey },
   });
+
+async function* objectsIn(s3: S3Client, bucket: string): AsyncGenerator<_Object> {
+  for (let token: string | undefined, first = true; first || token !== undefined; first = false) {
+    const page = await s3.send(
+      new ListObjectsV2Command({ Bucket: bucket, ...(token !== undefined && { ContinuationToken: token }) }),
+    );
+    yield* page.Contents ?? [];
+    token = page.NextContinuationToken;
+  }
+}
+
+/** By key: size and ETag, which is the MD5 of what was put in one request. */
+export async function etagsIn(server: S3Server, bucket: string): Promise<Map<string, string>> {
+  const s3 = clientOf(server);
+  try {
+    const found = new Map<string, string>();
+    for await (const { Key, Size, ETag } of objectsIn(s3, bucket))
+      found.set(Key!, `${Size} ${ETag?.replaceAll('"', '')}`);
+    return found;
+  } finally {
+    s3.destroy();
+  }
+}
+
+export function bucketShelf(server: S3Server, bucket: string): Shelf {
+  const s3 = clientOf(server);
   return {
     async read(path) {
       try {
@@ -81,18 +122,20 @@ export function bucketShelf(server: S3Server, bucket: string): Shelf {
         throw error;
       }
     },
+    async sizeOf(path) {
+      try {
+        return (await s3.send(new HeadObjectCommand({ Bucket: bucket, Key: path }))).ContentLength;
+      } catch (error) {
+        if ((error as Error).name === 'NotFound') return undefined;
+        throw error;
+      }
+    },
+    async put(path, bytes) {
+      await s3.send(new PutObjectCommand({ Bucket: bucket, Key: path, Body: bytes }));
+    },
     async paths() {
       const paths: string[] = [];
-      for (let token: string | undefined, first = true; first || token !== undefined; first = false) {
-        const page = await s3.send(
-          new ListObjectsV2Command({
-            Bucket: bucket,
-            ...(token !== undefined && { ContinuationToken: token }),
-          }),
-        );
-        paths.push(...(page.Contents ?? []).map(({ Key }) => Key!));
-        token = page.NextContinuationToken;
-      }
+      for await (const { Key } of objectsIn(s3, bucket)) paths.push(Key!);
       return paths;
     },
     // MinIO lists uploads of exactly one key only
@@ -143,11 +186,11 @@ export function rowsIn(ledgerFile: string): LedgerRow[] {
 export const hasEnded = ({ state }: Pick<LedgerRow, 'state'>): boolean =>
   /^(succeeded|failed|cancelled|superseded)$/.test(state);
 
-/** Multipart uploads that the ledger still has open. */
-export function openUploadsIn(ledgerFile: string): number {
+/** Rows that the ledger has: multipart uploads that are open, pages of trees, turns of their files on targets. */
+export function countIn(ledgerFile: string, table: 'uploads' | 'tree_pages' | 'tree_claims'): number {
   const db = new DatabaseSync(ledgerFile, { readOnly: true, timeout: 5000 });
   try {
-    return Number(db.prepare('SELECT count(*) AS count FROM uploads').get()?.count);
+    return Number(db.prepare(`SELECT count(*) AS count FROM ${table}`).get()?.count);
   } finally {
     db.close();
   }
@@ -167,4 +210,29 @@ export async function jobKeysIn(url: string): Promise<string[]> {
   } finally {
     redis.disconnect();
   }
+}
+
+/** Every key that Redis has. */
+export async function keysIn(url: string): Promise<string[]> {
+  const redis = new Redis(url, { replyMapping: 'legacy', maxRetriesPerRequest: 1 });
+  redis.on('error', () => {});
+  try {
+    return (await redis.keys('*')).sort();
+  } finally {
+    redis.disconnect();
+  }
+}
+
+/** Bytes of requests that a MinIO has taken since it was started, by its own count. */
+export async function receivedBy({ url, accessKey, secretKey }: S3Server): Promise<number> {
+  const coded = (value: object): string => Buffer.from(JSON.stringify(value)).toString('base64url');
+  const exp = Math.floor(Date.now() / 1000) + 3600;
+  const head = `${coded({ alg: 'HS512', typ: 'JWT' })}.${coded({ exp, sub: accessKey, iss: 'prometheus' })}`;
+  const token = `${head}.${createHmac('sha512', secretKey).update(head).digest('base64url')}`;
+  const answer = await fetch(`${url}/minio/v2/metrics/cluster`, {
+    headers: { authorization: `Bearer ${token}` },
+  });
+  const found = /^minio_s3_traffic_received_bytes\{.*\} (\S+)$/m.exec(await answer.text());
+  if (!found) throw new Error(`MinIO did not say what it has received (${answer.status})`);
+  return Number(found[1]);
 }

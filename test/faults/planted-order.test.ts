@@ -22,11 +22,10 @@ requireServer('redis')('staged bytes', () => {
     await service?.close();
   });
 
-  /** Keeps everybody from committing, from when `path` is published and written down until its ending would be next. */
+  /** Keeps everybody from committing, from when `path` is published until its ending would be next. */
   async function holdsEnding(id: string, path: string): Promise<boolean> {
-    const recorded = sql.prepare('select 1 from objects where path = ?');
     const state = sql.prepare('select state from transfers where id = ?');
-    while (recorded.get(path) === undefined) await turn();
+    while (!existsSync(join(service.root, path))) await turn();
     try {
       sql.exec('begin immediate');
     } catch {

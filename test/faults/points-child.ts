@@ -2,9 +2,10 @@
  * Loaded into a process before its own code (`NODE_OPTIONS=--import=…`): each time the process passes a named point it
  * looks for an order in the folder that the environment names. What it wraps does what it did before.
  */
-import { openSync, readdirSync, renameSync, writeFileSync, writeSync } from 'node:fs';
+import { appendFileSync, openSync, readdirSync, renameSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Order, Point } from './points.ts';
+import { PartedUploads, type Passing } from './points-parts.ts';
 
 const folder = process.env.LONGSHORE_TEST_POINTS;
 const role = process.argv[2];
@@ -22,6 +23,9 @@ async function install(folder: string, role: string): Promise<void> {
   const { Store } = await import('../../lib/stores/store.ts');
   const pass = (point: Point, transfer: string): void => obey(folder, `${role}.${point}`, transfer);
   const sent = counterIn(folder);
+  const partsFile = join(folder, 'parts', String(process.pid));
+  const parted = role === 'worker' ? new PartedUploads({ pass, sent, partsFile }) : undefined;
+  if (parted) await aroundStores(parted, folder, pass);
 
   const { open } = Ledger;
   Ledger.open = async (opts) => {
@@ -49,6 +53,7 @@ async function install(folder: string, role: string): Promise<void> {
         return ended;
       },
     });
+    parted?.around(ledger.uploads);
     return ledger;
   };
 
@@ -88,6 +93,31 @@ async function install(folder: string, role: string): Promise<void> {
         return published;
       },
     };
+  };
+}
+
+/** Also writes a line with the path of each file that a folder is given as a whole. */
+async function aroundStores(parted: PartedUploads, folder: string, pass: Passing['pass']): Promise<void> {
+  const { FileMultipart } = await import('../../lib/stores/drivers/file-multipart.ts');
+  const { FileDriver } = await import('../../lib/stores/drivers/file.ts');
+  parted.aroundStore(FileMultipart);
+  const file = join(folder, 'files', String(process.pid));
+  const { write } = FileDriver.prototype;
+  FileDriver.prototype.write = async function (...args) {
+    appendFileSync(file, `${args[0]}\n`);
+    const entry = await write.apply(this, args);
+    if (args[0].startsWith('carried/')) pass('file', String(process.pid));
+    return entry;
+  };
+  if (process.env.AWS_ACCESS_KEY_ID === undefined) return;
+  const { S3Multipart } = await import('../../lib/stores/drivers/s3-multipart.ts');
+  const { S3Driver } = await import('../../lib/stores/drivers/s3.ts');
+  parted.aroundStore(S3Multipart);
+  const { write: put } = S3Driver.prototype;
+  S3Driver.prototype.write = async function (...args) {
+    const entry = await put.apply(this, args);
+    if (args[0].startsWith('carried/')) pass('file', String(process.pid));
+    return entry;
   };
 }
 

@@ -35,6 +35,22 @@ export const POINTS = [
   'published',
   /** The ending is committed; staging and the job are still there. */
   'ended',
+  /** Of what goes in parts: it is written down that an upload is to begin; the store doesn't know. */
+  'intended',
+  /** The store has begun it; its id is not written down. */
+  'begun',
+  /** Its id is. */
+  'recorded',
+  /** Bytes of a part were given to the store, which hasn't answered. */
+  'part-sending',
+  /** The store has the part; nobody was told. */
+  'part-sent',
+  /** The store has all parts; nothing is visible. */
+  'all-sent',
+  /** The store has joined them; the ledger doesn't know. */
+  'completed',
+  /** A file of a tree whose target's path begins with `carried/` is there; nobody was told. */
+  'file',
 ] as const;
 export type Point = (typeof POINTS)[number];
 /** `tell`: it only takes the order, and goes on. */
@@ -48,7 +64,8 @@ export class Points {
   #count = 0;
 
   constructor() {
-    for (const name of ['orders', 'taken', 'hits', 'sent']) mkdirSync(join(this.folder, name));
+    for (const name of ['orders', 'taken', 'hits', 'sent', 'parts', 'files'])
+      mkdirSync(join(this.folder, name));
   }
 
   /** What a process needs in its environment to obey; its children get it from there. */
@@ -82,13 +99,23 @@ export class Points {
     return counts;
   }
 
-  /** Bytes that were taken for targets so far, by every process that lived, staging not counted. */
+  /** Bytes that were taken for targets so far, by every process that lived; staging counts where parts are its target. */
   sentBytes(): number {
     const folder = join(this.folder, 'sent');
     return readdirSync(folder).reduce((sum, name) => {
       const bytes = readFileSync(join(folder, name));
       return sum + (bytes.length === 8 ? bytes.readDoubleLE() : 0);
     }, 0);
+  }
+
+  /** Lines that were written so far by every process that lived: `parts` that stores have taken, and whole `files`. */
+  lines(of: 'parts' | 'files'): string[] {
+    const folder = join(this.folder, of);
+    return readdirSync(folder).flatMap((name) =>
+      readFileSync(join(folder, name), 'utf8')
+        .split('\n')
+        .filter((line) => line !== ''),
+    );
   }
 
   close(): void {

@@ -86,6 +86,15 @@ requireServer('redis')('a transfer that kills its workers', () => {
     expect((await quay.ended(later.id, PATIENCE_MS)).state).toBe('succeeded');
   });
 
+  test('has succeeded when the last of them had published it', { timeout: PATIENCE_MS * 2 }, async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    const late = await quay.submit({ kind: 'upload', to: quay.place('late/late.bin') }, Buffer.from('late'));
+    crew = new Crew(quay, 2);
+    expect((await quay.ended(late.id, PATIENCE_MS)).state).toBe('succeeded');
+    expect(crew.deaths).toBe(ENOUGH);
+    expect(quay.bytesAt('late/late.bin').toString()).toBe('late');
+  });
+
   test('is given as many tries as a busy machine may need', () => {
     expect(MOST_DEATHS).toBeGreaterThanOrEqual(10);
     expect(MOST_DEATHS).toBeLessThanOrEqual(25);

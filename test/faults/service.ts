@@ -13,12 +13,13 @@ import { startMinio } from '../servers/minio.ts';
 import { cleanEnvironment, freePort, watch } from '../servers/process.ts';
 import { type RedisServer, startRedis } from '../servers/redis.ts';
 import type { S3Server } from '../servers/s3.ts';
-import { bucketShelf, filesIn, folderShelf, jobKeysIn, openUploadsIn, type Shelf } from './oracle.ts';
+import type { Line } from './lines.ts';
+import { bucketShelf, countIn, filesIn, folderShelf, jobKeysIn, type Shelf } from './oracle.ts';
 import { Points, type Role } from './points.ts';
 
 export type Target = 'folder' | 'MinIO';
 const CHILD = join(import.meta.dirname, 'role-child.ts');
-const BUCKET = 'quay';
+export const BUCKET = 'quay';
 const DAY_MS = 24 * 3600_000;
 const GC_MS = 60_000;
 
@@ -67,25 +68,40 @@ class Kept {
 export class Service {
   readonly points = new Points();
   readonly folder = mkdtempSync(join(tmpdir(), 'longshore-faults-'));
+  /** Of the artifact root, and of the further store `attic`, a folder. */
   readonly shelf: Shelf;
+  readonly attic: Shelf;
   readonly roles: Kept[] = [];
   readonly url: string;
   redis: RedisServer;
   readonly #settings: Record<string, unknown>;
-  readonly #minio: S3Server | undefined;
+  readonly minio: S3Server | undefined;
+  readonly line: Line | undefined;
 
-  private constructor(redis: RedisServer, minio: S3Server | undefined, port: number) {
+  private constructor(
+    redis: RedisServer,
+    minio: S3Server | undefined,
+    port: number,
+    {
+      settings,
+      line,
+    }: { readonly settings?: Record<string, unknown> | undefined; readonly line: Line | undefined },
+  ) {
     this.redis = redis;
-    this.#minio = minio;
+    this.minio = minio;
+    this.line = line;
     this.url = `http://127.0.0.1:${port}`;
     const root = join(this.folder, 'artifacts');
     mkdirSync(root);
     mkdirSync(this.staging);
+    mkdirSync(join(this.folder, 'attic'));
+    this.attic = folderShelf(join(this.folder, 'attic'));
     this.shelf = minio ? bucketShelf(minio, BUCKET) : folderShelf(root);
     this.#settings = {
       port,
       dataFolder: this.folder,
       artifactsDestination: minio ? `s3://${BUCKET}` : root,
+      stores: { attic: join(this.folder, 'attic') },
       stagingUri: this.staging,
       ledgerPath: this.ledger,
       redisUrl: redis.url,
@@ -93,17 +109,27 @@ export class Service {
       logLevel: 'warn',
       logFormat: 'json',
       graceMs: 3000,
+      ...settings,
     };
   }
 
-  static async start(target: Target, workers: number): Promise<Service> {
+  /** `line`: what the processes reach MinIO over. */
+  static async start(
+    target: Target,
+    workers: number,
+    opts: {
+      readonly settings?: Record<string, unknown>;
+      readonly line?: (port: number) => Promise<Line>;
+    } = {},
+  ): Promise<Service> {
     const [redis, minio, port] = await Promise.all([
       startRedis(),
       target === 'MinIO' ? startMinio() : undefined,
       freePort(),
     ]);
     await minio?.makeBucket(BUCKET);
-    const service = new Service(redis, minio, port);
+    const line = minio && (await opts.line?.(minio.port));
+    const service = new Service(redis, minio, port, { settings: opts.settings, line });
     service.#add('api');
     for (let n = 0; n < workers; n++) service.#add('worker');
     await Promise.all(service.roles.map((role) => role.ready));
@@ -129,13 +155,21 @@ export class Service {
     await this.#add('worker', { redisPrefix }).ready;
   }
 
+  get #env(): Record<string, string> {
+    const { minio, line } = this;
+    if (!minio) return {};
+    return { ...minio.env, ...(line && { MLFLOW_S3_ENDPOINT_URL: `http://127.0.0.1:${line.port}` }) };
+  }
+
   #add(role: Role, more: Record<string, unknown> = {}): Kept {
     const settings = JSON.stringify({ ...this.#settings, ...more });
     const kept = new Kept(role, () => {
       const log = openSync(join(this.folder, 'log'), 'a');
-      const child = spawn(process.execPath, [CHILD, role, settings], {
+      // as `longshore up` starts them, so that their memory is theirs in production
+      const child = spawn(process.execPath, ['--max-semi-space-size=4', CHILD, role, settings], {
         env: cleanEnvironment({
-          ...this.#minio?.env,
+          MALLOC_ARENA_MAX: '2',
+          ...this.#env,
           ...this.points.env,
           NODE_COMPILE_CACHE: join(this.folder, 'compiled'),
         }),
@@ -163,7 +197,7 @@ export class Service {
 
   /** As the scheduled jobs will do it a day from now. */
   async collect(): Promise<void> {
-    const config = configOf({ ...this.#settings, logLevel: 'silent' }, { ...this.#minio?.env });
+    const config = configOf({ ...this.#settings, logLevel: 'silent' }, this.#env);
     const deps = await openDeps(config, 'worker');
     try {
       const signal = AbortSignal.timeout(GC_MS);
@@ -181,10 +215,11 @@ export class Service {
 
   /** In staging, at the target, in Redis and in the ledger. */
   async leftBehind(paths: readonly string[]): Promise<string[]> {
-    const open = openUploadsIn(this.ledger);
+    const open = countIn(this.ledger, 'uploads');
     return [
       ...filesIn(this.staging).map((name) => `staged ${name}`),
       ...(await this.shelf.hidden(paths)).map((name) => `hidden ${name}`),
+      ...(await this.attic.hidden(paths)).map((name) => `hidden in the attic ${name}`),
       ...(await jobKeysIn(this.redis.url)).map((key) => `in Redis: ${key}`),
       ...(open > 0 ? [`${open} multipart uploads in the ledger`] : []),
     ];
@@ -193,7 +228,8 @@ export class Service {
   async close(): Promise<void> {
     await this.stopRoles();
     this.shelf.close();
-    await Promise.all([this.redis.stop(), this.#minio?.stop()]);
+    await this.line?.close();
+    await Promise.all([this.redis.stop(), this.minio?.stop()]);
     this.points.close();
     rmSync(this.folder, { recursive: true, force: true });
   }

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { Failure } from '../../lib/errors.ts';
+import type { BufferLease } from '../../lib/stores/buffer-lease.ts';
 import { BufferPool } from '../../lib/stores/buffers.ts';
 
 const KIB = 1024;
@@ -116,6 +117,83 @@ describe('the buffer pool', () => {
     const lease = await buffers.reserve(640 * KIB, signal);
     expect(buffers.usedBytes).toBe(64 * KIB);
     lease.release();
+    expect(buffers.usedBytes).toBe(0);
+  });
+
+  test('lends a body no more than it has bytes for', async () => {
+    const buffers = new BufferPool({ budgetBytes: 64 * KIB, slabBytes: 8 * KIB, firstBytes: KIB });
+    const lease = await buffers.open(16 * KIB + KIB, signal);
+    expect([lease.room, buffers.usedBytes]).toEqual([KIB, KIB]);
+    lease.append(Buffer.alloc(KIB, 1));
+    expect(lease.room).toBe(0);
+    await lease.grow(signal);
+    expect([lease.room, buffers.usedBytes]).toEqual([8 * KIB, 9 * KIB]);
+    lease.append(Buffer.alloc(8 * KIB, 2));
+    await lease.grow(signal);
+    lease.append(Buffer.alloc(8 * KIB, 3));
+    expect([lease.room, lease.filled, lease.bytes]).toEqual([0, 17 * KIB, 17 * KIB]);
+    const expected = [Buffer.alloc(KIB, 1), Buffer.alloc(8 * KIB, 2), Buffer.alloc(8 * KIB, 3)];
+    expect(Buffer.concat(lease.chunks()).equals(Buffer.concat(expected))).toBe(true);
+    lease.release();
+    expect(buffers.usedBytes).toBe(0);
+  });
+
+  test('keeps no small body waiting behind large ones', async () => {
+    const buffers = new BufferPool({ budgetBytes: 64 * KIB, slabBytes: 8 * KIB, firstBytes: KIB });
+    const all = await buffers.reserve(64 * KIB, signal);
+    const large = await buffers.open(16 * KIB, signal);
+    large.append(Buffer.alloc(KIB));
+    const growing = large.grow(signal);
+    expect(await isWaiting(growing)).toBe(true);
+    const small = await Promise.all(Array.from({ length: 8 }, () => buffers.open(KIB, signal)));
+    for (const lease of [all, ...small]) lease.release();
+    await growing;
+    large.release();
+    expect(buffers.usedBytes).toBe(0);
+  });
+
+  test('lends nothing with which those who have some could wait for each other', async () => {
+    const buffers = new BufferPool({ budgetBytes: 32 * KIB, slabBytes: 8 * KIB, firstBytes: 16 });
+    const leases = await Promise.all(Array.from({ length: 3 }, () => buffers.open(24 * KIB, signal)));
+    for (const lease of leases) lease.append(Buffer.alloc(16));
+    const [one, two, three] = leases as [BufferLease, BufferLease, BufferLease];
+    await one.grow(signal);
+    const grown = [two.grow(signal), three.grow(signal)];
+    expect(await isWaiting(grown[0]!)).toBe(false); // one can still have its other two
+    expect(await isWaiting(grown[1]!)).toBe(true);
+    await one.grow(signal);
+    await one.grow(signal);
+    const more = two.grow(signal);
+    expect(await isWaiting(more)).toBe(true);
+    one.seal();
+    one.release();
+    await Promise.all([more, two.grow(signal)]);
+    expect(await isWaiting(grown[1]!)).toBe(false);
+    two.release();
+    three.release();
+    expect(buffers.usedBytes).toBe(0);
+  });
+
+  test('tells those that stand still, longest first, only while others wait, and no more than it takes', async () => {
+    const buffers = new BufferPool({ budgetBytes: 32 * KIB, slabBytes: 8 * KIB, firstBytes: 16, idleMs: 0 });
+    const told: number[] = [];
+    const held: BufferLease[] = [];
+    for (let n = 0; n < 3; n++) {
+      const lease = await buffers.open(8 * KIB + 16, signal, () => {
+        told.push(n);
+        lease.release();
+      });
+      lease.append(Buffer.alloc(16));
+      await lease.grow(signal);
+      held.push(lease);
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+    const busy = await buffers.reserve(8 * KIB, signal);
+    await new Promise((resolve) => setTimeout(resolve, 1200)); // it looks twice in that time
+    expect(told).toEqual([]);
+    const waits = await buffers.reserve(16 * KIB, signal);
+    expect(told).toEqual([0, 1]);
+    for (const lease of [busy, waits, held[2]!]) lease.release();
     expect(buffers.usedBytes).toBe(0);
   });
 });

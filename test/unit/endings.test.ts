@@ -24,5 +24,5 @@ describe('the delay before another attempt', () => {
 
 test('the processor names three parameters, without which BullMQ gives it no signal', () => {
   const build = createProcessor as (...args: unknown[]) => { readonly length: number };
-  expect(build({}, {}).length).toBe(3);
+  expect(build({ health: new Map(), stores: new Map() }, {}).length).toBe(3);
 });

@@ -17,7 +17,8 @@ interface Source {
 }
 
 /** Anyone may speak these words; `config-values.ts` and the like belong to their word. */
-const VOCABULARY = /^lib\/(errors|path|digests|deadline|log|metrics|config|version)(-[a-z-]+)?\.ts$/;
+const VOCABULARY =
+  /^lib\/(coalesced|errors|path|digests|deadline|log|metrics|config|version)(-[a-z-]+)?\.ts$/;
 
 /** Who may import what of ours, by the first prefix that fits; its own folder always, and the vocabulary. */
 const MAY_IMPORT: readonly (readonly [importer: string, allowed: readonly string[]])[] = [
@@ -26,8 +27,8 @@ const MAY_IMPORT: readonly (readonly [importer: string, allowed: readonly string
   ['apps/', ['lib/']],
   ['workers/', ['lib/']],
   ['lib/transfer/', ['lib/stores/', 'lib/ledger/']],
-  ['lib/stores/drivers/', ['lib/stores/driver.ts']],
-  ['lib/stores/layers/', ['lib/stores/driver.ts']],
+  ['lib/stores/drivers/', ['lib/stores/driver.ts', 'lib/stores/gate.ts']],
+  ['lib/stores/layers/', ['lib/stores/driver.ts', 'lib/stores/gate.ts', 'lib/stores/health.ts']],
   ['lib/stores/', []],
   ['lib/ledger/', []],
   ['lib/jobs/', []],

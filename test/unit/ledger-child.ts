@@ -19,7 +19,7 @@ async function submit(number: number): Promise<void> {
   const to: Place = { store: 'artifacts', path: parsePath(`${process.pid}/${number}`) };
   const startedMs = performance.now();
   const { transfer } = await ledger.transfers.accept(
-    { id, kind: 'upload', to, onExists: 'replace', priority: 100, labels: {}, owner: 'child' },
+    { id, kind: 'upload', to, onExists: 'replace', tree: false, priority: 100, labels: {}, owner: 'child' },
     { scope, key: String(number), requestHash: 'same' },
   );
   latencies.push(performance.now() - startedMs);

@@ -160,22 +160,40 @@ describe('history', () => {
 });
 
 describe('known objects', () => {
+  test('are recorded with the ending of the transfer that published them, once', async () => {
+    const ledger = await openLedger();
+    const object = { etag: 'v1', size: 3, sha256: 'ab'.repeat(32), crc32: 7 };
+    const { id } = await accepted(ledger, 'a/b');
+    await ledger.transfers.start(id, 1, 'worker');
+    await ledger.transfers.publishing(id, 1);
+    const ending = { state: 'succeeded', result: PUBLISHED, object } as const;
+    expect(await ledger.transfers.end(id, 2, ending)).toBe(false);
+    expect(await ledger.objects.known(at('a/b'), 'v1')).toBeUndefined();
+    const before = ledger.writes.groups;
+    expect(await ledger.transfers.end(id, 1, ending)).toBe(true);
+    expect(ledger.writes.groups - before).toBe(1);
+    expect(await ledger.objects.known(at('a/b'), 'v1')).toEqual({ sha256: object.sha256, crc32: 7 });
+    const late = { ...object, etag: 'v0' };
+    expect(await ledger.transfers.end(id, 1, { ...ending, object: late })).toBe(false);
+    expect(await ledger.objects.known(at('a/b'), 'v0')).toBeUndefined();
+  });
+
   const object = { etag: 'v1', size: 3, sha256: 'ab'.repeat(32) };
 
   test('have a digest for exactly the version that was recorded', async () => {
     const { ledger } = await opened();
     await ledger.objects.record(at('a/b'), object);
-    expect(await ledger.objects.digest(at('a/b'), 'v1')).toBe(object.sha256);
-    expect(await ledger.objects.digest(at('a/b'), 'v2')).toBeUndefined();
-    expect(await ledger.objects.digest(at('a/b', 'lake'), 'v1')).toBeUndefined();
+    expect((await ledger.objects.known(at('a/b'), 'v1'))?.sha256).toBe(object.sha256);
+    expect((await ledger.objects.known(at('a/b'), 'v2'))?.sha256).toBeUndefined();
+    expect((await ledger.objects.known(at('a/b', 'lake'), 'v1'))?.sha256).toBeUndefined();
     await ledger.objects.record(at('a/b'), { ...object, etag: 'v2', sha256: 'cd'.repeat(32) });
-    expect(await ledger.objects.digest(at('a/b'), 'v1')).toBeUndefined();
-    expect(await ledger.objects.digest(at('a/b'), 'v2')).toBe('cd'.repeat(32));
+    expect((await ledger.objects.known(at('a/b'), 'v1'))?.sha256).toBeUndefined();
+    expect((await ledger.objects.known(at('a/b'), 'v2'))?.sha256).toBe('cd'.repeat(32));
   });
 
   test('are forgotten at a path and below it, not beside it', async () => {
     const { ledger } = await opened();
-    const known = async (path: string) => (await ledger.objects.digest(at(path), 'v1')) !== undefined;
+    const known = async (path: string) => (await ledger.objects.known(at(path), 'v1')) !== undefined;
     const paths = ['a', 'a/b', 'a/b/c', 'a-b', 'a0', 'ab', 'b/a'];
     const many = Array.from({ length: 1200 }, (_, n) => `a/many/${n}`);
     await Promise.all([...paths, ...many].map((path) => ledger.objects.record(at(path), object)));

@@ -1,14 +1,8 @@
-import { DatabaseSync } from 'node:sqlite';
-import { Kysely, type SqliteDatabase, SqliteDialect, type SqliteStatement } from 'kysely';
-import { describe, expect, onTestFinished, test } from 'vitest';
-import { ended, expired } from '../../lib/ledger/collection.ts';
+import { describe, expect, test } from 'vitest';
 import type { TransferFilter } from '../../lib/ledger/contract.ts';
 import type { Ledger } from '../../lib/ledger/ledger.ts';
-import { neverStarted, pages, pastDeadline, unended } from '../../lib/ledger/reads.ts';
-import type { LedgerTables } from '../../lib/ledger/schema.ts';
-import { Targets } from '../../lib/ledger/targets.ts';
 import type { Transfer } from '../../lib/ledger/transfer.ts';
-import { accepted, at, clockAt, ledgerPath, openLedger, running, succeed } from './ledger-setup.ts';
+import { accepted, at, clockAt, openLedger, running, succeed } from './ledger-setup.ts';
 
 const NOW_MS = Date.UTC(2026, 10, 21);
 
@@ -129,92 +123,4 @@ describe('listing transfers', () => {
     expect(await ledger.transfers.endedSince(clock.nowMs)).toEqual({ ...none, copy: 1 });
     expect(await ledger.transfers.endedSince(0)).toEqual({ ...none, copy: 1, upload: 1 });
   });
-});
-
-describe('every query of transfers', () => {
-  /**
-   * What SQLite would do, in the tables that the ledger made, for each query that runs on `db`; none of them finds
-   * anything.
-   */
-  async function planner() {
-    const path = ledgerPath();
-    await openLedger(path);
-    const file = new DatabaseSync(path, { readOnly: true });
-    const plans: string[] = [];
-    const database: SqliteDatabase = {
-      close: () => file.close(),
-      prepare(sql) {
-        const rows = file.prepare(`explain query plan ${sql}`).all();
-        plans.push(rows.map((row) => String(row.detail)).join('\n'));
-        const none: SqliteStatement = {
-          reader: true,
-          all: () => [],
-          run: () => ({ changes: 0, lastInsertRowid: 0 }),
-          iterate: () => [].values(),
-        };
-        return none;
-      },
-    };
-    const db = new Kysely<LedgerTables>({ dialect: new SqliteDialect({ database }) });
-    onTestFinished(() => db.destroy());
-    return { db, plans };
-  }
-
-  test('of a list walks one index in the order of the list, whatever the filter', async () => {
-    const { db, plans } = await planner();
-    const parts: TransferFilter[] = [
-      { state: 'failed' },
-      { kind: 'delete' },
-      { store: 'lake' },
-      { owner: 'ada' },
-      { label: { key: 'run', value: 'a' } },
-    ];
-    for (const one of parts)
-      for (const other of parts)
-        for (const before of [undefined, 1000])
-          for (const seqs of [{}, { first: 5, last: 500 }])
-            for (const query of pages(db, { ...one, ...other }, { limit: 10, before }, seqs))
-              await query.execute();
-    for (const plan of plans) expect(plan).not.toMatch(/TEMP B-TREE|SCAN/);
-  });
-
-  test('of a list without a filter walks the table from its end', async () => {
-    const { db, plans } = await planner();
-    for (const query of pages(db, {}, { limit: 10, before: undefined }, {})) await query.execute();
-    expect(plans).toEqual(['SCAN transfers']);
-  });
-
-  test('of the reconciler and of gc uses an index made for it', async () => {
-    const { db, plans } = await planner();
-    await unended(db, { queuedBeforeMs: 5, limit: 10 }).execute();
-    await unended(db, { queuedBeforeMs: 5, limit: 10, after: { queuedMs: 1, id: 't' } }).execute();
-    await pastDeadline(db, 5, 10).execute();
-    await neverStarted(db, 5, 10).execute();
-    await expired(db, 5, 10).execute();
-    await ended(db, 5, 10).execute();
-    expect(indexesOf(plans)).toEqual(['unended', 'unended', 'deadline', 'waiting', 'staged', 'ended']);
-    expect(plans.join('\n')).not.toMatch(/TEMP B-TREE/);
-  });
-
-  test('of the order on a target uses the small index made for it, however deep the path', async () => {
-    const { db, plans } = await planner();
-    const targets = new Targets(db);
-    for (const path of ['x', 'a/b/c/d', Array.from({ length: 60 }, (_, n) => `d${n}`).join('/')]) {
-      await targets.turnAt(db, at(path), 7);
-      await targets.isOccupied(db, { ...at(path), tree: true });
-      await targets.isWanted(db, { ...at(path), tree: true });
-    }
-    expect(indexesOf(plans.slice(0, 9))).toEqual([
-      ...['trees', 'publishing', 'landed'],
-      ...['publishing', 'trees', 'publishing'],
-      ...['unended_target', 'trees', 'unended_target'],
-    ]);
-    for (const at of [9, 18])
-      expect(indexesOf(plans.slice(at, at + 9))).toEqual(indexesOf(plans.slice(0, 9)));
-  });
-
-  const indexesOf = (plans: readonly string[]): (string | undefined)[] =>
-    plans.map(
-      (plan) => /^SEARCH transfers USING (?:COVERING )?INDEX transfers_(\w+) /.exec(plan)?.[1] ?? plan,
-    );
 });

@@ -107,11 +107,10 @@ test('the same keys from three processes at once make each transfer once, and al
 test('a process killed while it writes has kept every promise it made, and stops nobody', async () => {
   const path = ledgerPath();
   const ledger = await openLedger(path);
-  const [victim, other] = ['victim', 'other'].map((scope) =>
-    startChild(path, { seconds: 1, concurrency: 16, scope }),
-  ) as [Child, Child];
+  const victim = startChild(path, { seconds: 25, concurrency: 16, scope: 'victim' });
+  const other = startChild(path, { seconds: 3, concurrency: 16, scope: 'other' });
   await startTogether([victim, other]);
-  await victim.promisedAtLeast(200);
+  await victim.promisedAtLeast(50);
   victim.process.kill('SIGKILL');
   await victim.ended;
   const before = other.promised.length;
@@ -119,6 +118,6 @@ test('a process killed while it writes has kept every promise it made, and stops
   expect(other.promised.length).toBeGreaterThan(before);
   expect(summary!.slowestMs).toBeLessThan(1000);
   const there = new Set(await idsInOrder(ledger));
-  expect(victim.promised.length).toBeGreaterThanOrEqual(200);
+  expect(victim.promised.length).toBeGreaterThanOrEqual(50);
   for (const [, id] of [...victim.promised, ...other.promised]) expect(there).toContain(id);
 }, 30_000);

@@ -39,6 +39,7 @@ export const anUpload = (path = 'run/model.bin', more: Partial<NewTransfer> = {}
   kind: 'upload',
   to: at(path),
   onExists: 'replace',
+  tree: false,
   priority: 100,
   labels: {},
   owner: 'anonymous',

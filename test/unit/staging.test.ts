@@ -8,10 +8,15 @@ import { Staging } from '../../lib/transfer/staging.ts';
 const MIB = 1024 * 1024;
 const signal = (): AbortSignal => AbortSignal.timeout(20_000);
 
-function open(limitBytes: number, accepted = { bytes: 0 }): Staging {
+function open(limitBytes: number, accepted = { bytes: 0 }, slowMs?: number): Staging {
   const buffers = new BufferPool({ budgetBytes: 64 * MIB, slabBytes: MIB });
   const store = new Store({ name: 'staging', uri: 'memory:', driver: new MemoryDriver(), buffers });
-  return new Staging({ store, limitBytes, transfers: { stagedBytes: async () => accepted.bytes } });
+  return new Staging({
+    store,
+    limitBytes,
+    transfers: { stagedBytes: async () => accepted.bytes },
+    ...(slowMs !== undefined && { slowMs }),
+  });
 }
 
 async function* body(...sizes: number[]): Bytes {
@@ -49,6 +54,9 @@ test('what never fits is refused for good, before a byte is read', async () => {
     kind: 'no-space',
   });
   expect(asked).toBe(false);
+  const job = { size: 2000, tooLarge: 'invalid', signal: signal() } as const;
+  await expect(staging.stage('ta', bytes, job)).rejects.toMatchObject({ kind: 'invalid' });
+  await expect(staging.makeRoom(2000)).rejects.toMatchObject({ kind: 'invalid' });
 });
 
 test('what fits when transfers have ended is refused for now', async () => {
@@ -69,6 +77,29 @@ test('bodies in flight see the room that each other has taken', async () => {
   );
   expect(outcomes.filter(({ status }) => status === 'fulfilled')).toHaveLength(3);
   expect(await staging.usedBytes()).toBe(900);
+});
+
+test('a body that hardly moves keeps only the room that it fills once others need it, and may take more later', async () => {
+  const staging = open(1000, undefined, 0);
+  const { promise: rest, resolve: goOn } = Promise.withResolvers<void>();
+  const { promise: begun, resolve: hasBegun } = Promise.withResolvers<void>();
+  const slow = (async function* (): Bytes {
+    yield new Uint8Array(100);
+    hasBegun();
+    await rest;
+    yield new Uint8Array(700);
+  })();
+  const slowly = staging.stage('ts', slow, { size: 800, signal: signal() });
+  await begun;
+  expect(await staging.usedBytes()).toBe(800);
+  await staging.stage('ta', body(200), { size: 200, signal: signal() });
+  await expect(staging.stage('tb', body(701), { size: 701, signal: signal() })).rejects.toMatchObject({
+    kind: 'busy',
+  });
+  expect(await staging.usedBytes()).toBe(300);
+  goOn();
+  expect((await slowly).size).toBe(800);
+  expect(await staging.usedBytes()).toBe(1000);
 });
 
 test('a body of unknown length takes room as it comes, and leaves nothing when there is none left', async () => {

@@ -2,6 +2,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { Failure } from '../../../lib/errors.ts';
 import { hearProgress } from '../../../lib/jobs/progress.ts';
+import { hasEnded } from '../../../lib/ledger/transfer.ts';
 import { demandSight, maySee } from '../access.ts';
 import type { ApiDeps } from '../deps.ts';
 import { EventHub } from '../event-hub.ts';
@@ -9,7 +10,7 @@ import { EventStream, HEARTBEAT_MS } from '../event-stream.ts';
 import { writeError } from '../replies.ts';
 import { eventsQuery, transferId } from '../schemas.ts';
 import { withZod } from '../validation.ts';
-import { hasEnded, TRANSFERS } from '../views.ts';
+import { TRANSFERS } from '../views.ts';
 
 const TAGS = ['events'];
 /** Each costs memory and a connection for as long as its client likes. */

@@ -7,7 +7,8 @@ import { type Progress, readProgress } from '../../../lib/jobs/progress.ts';
 import type { TransferFilter } from '../../../lib/ledger/contract.ts';
 import { newTransferId } from '../../../lib/ledger/ids.ts';
 import type { NewTransfer, Place, Transfer } from '../../../lib/ledger/transfer.ts';
-import { placeOf } from '../../../lib/stores/uri.ts';
+import { isWithin } from '../../../lib/path.ts';
+import { placeOf, treeOf } from '../../../lib/stores/uri.ts';
 import { answerAccepted, deadlineMsOf, enqueue, idempotencyOf, prefixOf } from '../accept.ts';
 import { demandAt, demandControl, demandPlaces, demandSight, maySee } from '../access.ts';
 import type { Principal } from '../auth.ts';
@@ -15,7 +16,7 @@ import { sendContent } from '../content.ts';
 import type { ApiDeps } from '../deps.ts';
 import { listQuery, submission, transferId, transferList, transferView } from '../schemas.ts';
 import { withZod } from '../validation.ts';
-import { TRANSFERS, transferPath, viewOf } from '../views.ts';
+import { type FilesSoFar, TRANSFERS, transferPath, viewOf } from '../views.ts';
 
 const TAGS = ['transfers'];
 const ONE = `${TRANSFERS}/:id`;
@@ -37,7 +38,7 @@ function submitRoute(app: App, deps: ApiDeps): void {
     TRANSFERS,
     {
       schema: {
-        summary: 'Submit a transfer of one object',
+        summary: 'Submit a transfer of one object, or of a tree',
         description: 'The answer means that it is written down: killing any process, or all, loses nothing.',
         tags: TAGS,
         takesHeaders: { 'Idempotency-Key': IDEMPOTENCY_HELP },
@@ -50,7 +51,9 @@ function submitRoute(app: App, deps: ApiDeps): void {
       const idempotency = idempotencyOf(request, principal, { route: 'transfers', ...body });
       const before = idempotency && (await transfers.findByKey(idempotency.scope, idempotency.key));
       const transfer = planned(deps, principal, body, before !== undefined);
-      answerAccepted(deps, request, reply, await transfers.accept(transfer, idempotency));
+      // what a tree keeps in staging, its plan, stays as long as staged bytes would
+      const keptUntilMs = transfer.tree && transfer.to ? Date.now() + deps.config.failedBytesMs : undefined;
+      answerAccepted(deps, request, reply, await transfers.accept(transfer, idempotency, keptUntilMs));
     },
   );
 }
@@ -95,7 +98,8 @@ function readRoutes(app: App, deps: ApiDeps): void {
       const transfer = demandSight(request.principal, id, await transfers.get(id));
       const attempts = await transfers.attemptsOf(id);
       const progress = (await progressOf(deps, [transfer])).get(id);
-      return viewOf(transfer, prefixOf(request, deps.config.staticPrefix), { attempts, progress });
+      const files = transfer.tree && transfer.to ? await filesSoFar(deps, id) : undefined;
+      return viewOf(transfer, prefixOf(request, deps.config.staticPrefix), { attempts, progress, files });
     },
   );
 
@@ -159,7 +163,7 @@ function changeRoutes(app: App, deps: ApiDeps): void {
       schema: {
         summary: 'Accept a failed or cancelled transfer anew',
         description:
-          '409 when it did not fail, or its staged bytes are gone. It takes its turn as if submitted now.',
+          '409 when it did not fail, or its staged bytes are gone. It takes its turn as if submitted now; of a tree only what failed is carried again.',
         tags: TAGS,
         params: transferId,
         response: { 202: transferView },
@@ -189,9 +193,11 @@ function planned(
   asked: z.output<typeof submission>,
   repeated: boolean,
 ): NewTransfer {
-  const from = 'from' in asked ? placeIn(deps, 'from', asked.from) : undefined;
-  const to = 'to' in asked ? placeIn(deps, 'to', asked.to) : undefined;
+  const from = 'from' in asked ? placeIn(deps, 'from', asked.from, asked.tree) : undefined;
+  const to = 'to' in asked ? placeIn(deps, 'to', asked.to, asked.tree && asked.kind !== 'delete') : undefined;
   demandPlaces(principal, { from, to });
+  if (asked.tree && from && to && overlap(from, to))
+    throw new Failure('invalid', 'to: a tree cannot be copied to a place that holds it or lies in it');
   return {
     id: newTransferId(),
     kind: asked.kind,
@@ -199,6 +205,7 @@ function planned(
     to,
     expected: 'checksum' in asked ? asked.checksum : undefined,
     onExists: 'onExists' in asked ? asked.onExists : 'replace',
+    tree: asked.tree === true,
     priority: asked.priority,
     labels: asked.labels,
     deadlineMs: deadlineMsOf(asked.deadline, repeated),
@@ -207,13 +214,21 @@ function planned(
 }
 
 /** @throws Failure `invalid` that names the field */
-function placeIn(deps: ApiDeps, field: 'from' | 'to', given: string): Place {
+function placeIn(deps: ApiDeps, field: 'from' | 'to', given: string, tree = false): Place {
   try {
-    return placeOf(given, deps.stores);
+    return tree ? treeOf(given, deps.stores) : placeOf(given, deps.stores);
   } catch (error) {
     const { kind, message } = failureOf(error);
     throw new Failure(kind, `${field}: ${message}`, {}, { cause: error });
   }
+}
+
+const overlap = (a: Place, b: Place): boolean =>
+  a.store === b.store && (isWithin(a.path, b.path) || isWithin(b.path, a.path));
+
+async function filesSoFar({ ledger: { trees } }: ApiDeps, id: string): Promise<FilesSoFar> {
+  const [{ complete, files, bytes }, totals] = await Promise.all([trees.planned(id), trees.totals(id)]);
+  return { ...(complete && { planned: { files, bytes } }), ...totals };
 }
 
 type ListQuery = Omit<z.output<typeof listQuery>, 'cursor' | 'limit'>;

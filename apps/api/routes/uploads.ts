@@ -99,6 +99,7 @@ async function acceptUpload(
     digests,
     expected,
     onExists: options['on-exists'],
+    tree: false,
     priority: options.priority,
     labels: options.label,
     deadlineMs,

@@ -1,5 +1,5 @@
 /** `longshore doctor`: what is set and where, without secrets; then tries everything that a transfer needs. */
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import {
@@ -20,6 +20,7 @@ import { Ledger } from '../../../lib/ledger/ledger.ts';
 import { createLog, type Log } from '../../../lib/log.ts';
 import { createMetrics } from '../../../lib/metrics.ts';
 import { parsePath } from '../../../lib/path.ts';
+import { makeFolder } from '../../../lib/path-folder.ts';
 import { BufferPool } from '../../../lib/stores/buffers.ts';
 import { checkStore, openStore } from '../../../lib/stores/open.ts';
 import { VERSION } from '../../../lib/version.ts';
@@ -171,7 +172,7 @@ async function configuredRedis(url: string, prefix: string, log: Log): Promise<s
 }
 
 async function ledger(config: Config, log: Log): Promise<string> {
-  await mkdir(dirname(config.ledgerPath), { recursive: true });
+  await makeFolder(dirname(config.ledgerPath));
   const opened = await Ledger.open({ path: config.ledgerPath, log });
   try {
     const id = await opened.uploads.intend(

@@ -5,6 +5,7 @@
 import { constants, readlinkSync } from 'node:fs';
 import { type FileHandle, mkdir, open, realpath, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Coalesced } from '../../coalesced.ts';
 import { Failure } from '../../errors.ts';
 import { baseName, parentOf, type StorePath } from '../../path.ts';
 
@@ -22,13 +23,13 @@ export class Folder {
   readonly #released: () => void;
   readonly #openedMs = performance.now();
   #users = 1;
-  #syncing: Promise<void> | undefined;
-  #nextSync: Promise<void> | undefined;
+  readonly #syncs: Coalesced;
 
   constructor(handle: FileHandle, realPath: string, released: () => void) {
     this.#handle = handle;
     this.#realPath = realPath;
     this.#released = released;
+    this.#syncs = new Coalesced(() => handle.sync());
   }
 
   /** What to call the entry `name` of this very folder, whatever its path leads to by now. */
@@ -40,19 +41,9 @@ export class Folder {
     return HAS_PROC ? `/proc/self/fd/${this.#handle.fd}` : this.#realPath;
   }
 
-  /**
-   * Makes the names in it durable. Those who ask while a sync runs share the next one: a sync may serve only what
-   * happened before it started.
-   */
+  /** Makes the names in it durable. */
   sync(): Promise<void> {
-    this.#nextSync ??= (this.#syncing ?? Promise.resolve())
-      .catch(() => undefined)
-      .then(() => {
-        this.#syncing = this.#nextSync;
-        this.#nextSync = undefined;
-        return this.#handle.sync();
-      });
-    return this.#nextSync;
+    return this.#syncs.run();
   }
 
   get isFresh(): boolean {

@@ -1,9 +1,16 @@
 /**
- * Parts of a file at their offsets in one hidden sibling, from any process that sees the folder. Beside it lies
- * `<sibling>.parts`: the target's name, then a line for each part that was written.
+ * Parts of a file at their offsets in one hidden sibling, from any process that sees the folder.
+ *
+ * A published file is the sibling that its parts were written into, so a part that comes late must not get at it. Each
+ * opens the sibling by its name, which is gone by then, and opens it anew before every write that comes later than a
+ * moment after. What remains (`traits.lateParts`) is a writer that was suspended between opening and writing, by the
+ * machine or by a mount that hung, and then goes on: that one write lands, and the file's version changes.
  */
+import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { appendFile, open, readFile, stat, unlink } from 'node:fs/promises';
+import { type FileHandle, open, stat, unlink } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
+import { throwIfAborted } from '../../deadline.ts';
 import { Failure } from '../../errors.ts';
 import { baseName, HIDDEN_PREFIX, joinPath, parentOf, ROOT, type StorePath } from '../../path.ts';
 import type {
@@ -11,6 +18,7 @@ import type {
   Call,
   FileEntry,
   Multipart,
+  PartPlace,
   PendingUpload,
   Receipt,
   Upload,
@@ -19,15 +27,23 @@ import type {
 import { codeOf, type Folder, type Folders } from './file-folder.ts';
 import { leftoversIn } from './file-list.ts';
 import {
+  appendPart,
+  assertParts,
+  RECORD_SUFFIX,
+  readRecord,
+  recordLine,
+  SETTLED_MS,
+  SiblingWriter,
+} from './file-parts.ts';
+import {
   createSibling,
+  entryOf,
   type Publishers,
   publishSibling,
   siblingName,
   withSibling,
-  writeAll,
 } from './file-publish.ts';
 
-const RECORD_SUFFIX = '.parts';
 const MIB = 1024 * 1024;
 const NO_CREATE = constants.O_WRONLY | constants.O_NOFOLLOW;
 
@@ -41,20 +57,24 @@ export class FileMultipart implements Multipart {
   } as const;
   readonly #folders: Folders;
   readonly #publishers: Publishers;
+  /** Which parts were written here, and which elsewhere. */
+  readonly #self = randomBytes(6).toString('hex');
 
   constructor(folders: Folders, publishers: Publishers) {
     this.#folders = folders;
     this.#publishers = publishers;
   }
 
+  /** Aborted midway, or by somebody who has long gone while a mount hung, it leaves nothing. */
   async begin(path: StorePath, call: WriteCall): Promise<Upload> {
-    call.signal.throwIfAborted();
+    throwIfAborted(call.signal);
     const id = siblingName(call.token);
     return withSibling(this.#folders, path, id, async (folder, handle) => {
       await handle.close(); // each part opens it: held open it would let a late part into the published file
       try {
         const record = await createSibling(folder, id + RECORD_SUFFIX);
-        await record.writeFile(`${JSON.stringify(baseName(path))}\n`).finally(() => record.close());
+        await record.writeFile(recordLine(baseName(path))).finally(() => record.close());
+        throwIfAborted(call.signal);
         return { path, id };
       } catch (error) {
         await unlinkAll(folder, [id, id + RECORD_SUFFIX]);
@@ -64,65 +84,72 @@ export class FileMultipart implements Multipart {
     });
   }
 
-  async part(
-    upload: Upload,
-    { number, offset }: { readonly number: number; readonly offset: number },
-    body: Body,
-    call: Call,
-  ): Promise<Receipt> {
-    call.signal.throwIfAborted();
-    const size = await this.#written(upload, offset, body, call.signal);
-    call.signal.throwIfAborted();
+  async part(upload: Upload, place: PartPlace, body: Body, call: Call): Promise<Receipt> {
+    const { number, offset } = place;
+    throwIfAborted(call.signal);
+    const size = await this.#written(upload, place, body, call.signal);
+    throwIfAborted(call.signal);
     if (size !== body.size) throw new Failure('corrupt', `part ${number} had ${size} bytes of ${body.size}`);
-    const receipt: Receipt = {
-      number,
-      size,
-      etag: `${offset}-${size}`,
-      ...(body.crc32 === undefined ? {} : { crc32: body.crc32 }),
-    };
-    await this.#in(upload, (folder) =>
-      appendFile(folder.at(upload.id + RECORD_SUFFIX), `${JSON.stringify(receipt)}\n`, {
-        flag: constants.O_WRONLY | constants.O_APPEND,
-      }),
-    );
+    const crc = body.crc32 === undefined ? {} : { crc32: body.crc32 };
+    const receipt: Receipt = { number, size, etag: `${offset}-${size}-${body.crc32 ?? ''}`, ...crc };
+    await this.#in(upload, (folder) => appendPart(folder, upload.id, { ...receipt, by: this.#self }));
     return receipt;
   }
 
   async *parts(upload: Upload, call: Call): AsyncGenerator<readonly Receipt[]> {
-    call.signal.throwIfAborted();
-    const [, ...lines] = (
-      await this.#in(upload, (folder) => readFile(folder.at(upload.id + RECORD_SUFFIX), 'utf8'))
-    ).split('\n');
-    const last = new Map<number, Receipt>();
-    for (const line of lines) {
-      const receipt = parsed<Receipt>(line);
-      if (receipt) last.set(receipt.number, receipt);
-    }
-    yield [...last.values()].toSorted((a, b) => a.number - b.number);
+    throwIfAborted(call.signal);
+    const { parts } = await this.#in(upload, async (folder) => {
+      await stat(folder.at(upload.id)); // published: whoever did it may have died before the record went
+      return readRecord(folder, upload.id);
+    });
+    yield [...parts.values()].map(({ by: _, ...receipt }) => receipt).toSorted((a, b) => a.number - b.number);
   }
 
   async finish(
     upload: Upload,
     receipts: readonly Receipt[],
-    whole: { readonly size: number },
+    whole: { readonly size: number; readonly crc32?: number },
     call: WriteCall,
   ): Promise<FileEntry> {
-    call.signal.throwIfAborted();
-    assertGapless(receipts, whole.size);
+    throwIfAborted(call.signal);
     return this.#in(upload, async (folder) => {
+      const record = await readRecord(folder, upload.id);
+      assertParts(receipts, record, whole);
       const target = { path: upload.path, name: baseName(upload.path) };
       const handle = await open(folder.at(upload.id), NO_CREATE);
+      let entry: FileEntry;
       try {
         const { size } = await handle.stat();
         if (size !== whole.size)
           throw new Failure('corrupt', `the parts are ${size} bytes together, not ${whole.size}`);
-        const entry = await publishSibling(folder, upload.id, handle, target, call, this.#publishers);
-        await unlinkAll(folder, [upload.id + RECORD_SUFFIX]);
-        return entry;
+        entry = await publishSibling(folder, upload.id, handle, target, call, this.#publishers);
       } finally {
         await handle.close().catch(() => undefined); // closed already where it was published
       }
+      if ([...record.parts.values()].some(({ by }) => by !== this.#self))
+        entry = await this.#settled(folder, target.name, entry, call.token);
+      await unlinkAll(folder, [upload.id + RECORD_SUFFIX]);
+      return entry;
     });
+  }
+
+  /** The version as it is once no other process can still be writing a part that it sent twice. */
+  async #settled(folder: Folder, name: string, entry: FileEntry, token: string): Promise<FileEntry> {
+    await delay(SETTLED_MS);
+    let handle: FileHandle | undefined;
+    try {
+      handle = await open(folder.at(name), NO_CREATE);
+      const now = entryOf(entry.path, await handle.stat({ bigint: true }));
+      if (now.etag === entry.etag || inodeOf(now) !== inodeOf(entry)) return entry; // as it was, or replaced meanwhile
+      await handle.sync();
+      this.#publishers.note(now, token);
+      return this.#publishers.named(now);
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return entry; // removed meanwhile
+      throw error;
+    } finally {
+      await handle?.close();
+    }
   }
 
   async abandon(upload: Upload, call: Call): Promise<void> {
@@ -154,11 +181,10 @@ export class FileMultipart implements Multipart {
     const dir = parentOf(record);
     return this.#folders
       .use(dir, false, async (folder) => {
-        const file = folder.at(baseName(record));
-        const name = parsed<string>((await readFile(file, 'utf8')).split('\n')[0] ?? '');
-        if (name === undefined) return undefined;
-        const { birthtimeMs, mtimeMs } = await stat(file);
         const id = baseName(record).slice(0, -RECORD_SUFFIX.length);
+        const { name } = await readRecord(folder, id);
+        if (name === undefined) return undefined;
+        const { birthtimeMs, mtimeMs } = await stat(folder.at(baseName(record)));
         return { path: joinPath(dir, name as StorePath), id, begunMs: birthtimeMs || mtimeMs };
       })
       .catch((error: unknown) => {
@@ -172,44 +198,28 @@ export class FileMultipart implements Multipart {
   }
 
   /** How many bytes `body` had, all of them written from `offset` on. */
-  async #written(upload: Upload, offset: number, body: Body, signal: AbortSignal): Promise<number> {
-    const handle = await this.#in(upload, (folder) => open(folder.at(upload.id), NO_CREATE));
-    try {
-      const opened = body.open();
-      if (Array.isArray(opened)) return await writeAll(handle, opened as readonly Uint8Array[], offset);
-      let size = 0;
-      for await (const chunk of opened) {
-        signal.throwIfAborted();
-        size += await writeAll(handle, [chunk], offset + size);
-      }
-      return size;
-    } finally {
-      await handle.close();
+  async #written(
+    upload: Upload,
+    { offset, durable }: PartPlace,
+    body: Body,
+    signal: AbortSignal,
+  ): Promise<number> {
+    await using sibling = new SiblingWriter((work) => this.#in(upload, work), upload.id);
+    let size = 0;
+    for await (const chunk of body.open()) {
+      throwIfAborted(signal);
+      const end = size + chunk.length;
+      // what is written beyond its end would be another part's, or make the whole too long
+      if (end > body.size) throw new Failure('corrupt', `the body has more than ${body.size} bytes`);
+      await sibling.write(chunk, offset + size);
+      size = end;
     }
+    if (durable) await sibling.sync();
+    return size;
   }
 }
 
-/** A line that a crash cut off counts as not written. */
-function parsed<T>(line: string): T | undefined {
-  try {
-    return JSON.parse(line) as T;
-  } catch {
-    return undefined;
-  }
-}
-
-function assertGapless(receipts: readonly Receipt[], size: number): void {
-  let at = 0;
-  for (const receipt of receipts) {
-    if (!receipt.etag.startsWith(`${at}-`))
-      throw new Failure(
-        'invalid',
-        `part ${receipt.number} does not begin where the one before it ends, at byte ${at}`,
-      );
-    at += receipt.size;
-  }
-  if (at !== size) throw new Failure('invalid', `the parts are ${at} bytes together, not ${size}`);
-}
+const inodeOf = ({ etag }: FileEntry): string => etag.slice(etag.lastIndexOf('-'));
 
 export async function unlinkAll(folder: Folder, names: readonly string[]): Promise<void> {
   for (const name of names)

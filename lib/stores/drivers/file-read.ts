@@ -54,6 +54,7 @@ async function* chunksOf(
   let current = take(chunkBytes);
   let other: Buffer | undefined;
   let reading: Promise<Uint8Array> | undefined;
+  let isLent = false;
   try {
     for (let at = range.start; at < range.end; ) {
       const chunk = await (reading ?? read(current, at));
@@ -65,12 +66,15 @@ async function* chunksOf(
         reading.catch(() => undefined); // told when it is its turn
       } else await assertUnaltered(handle, entry);
       signal.throwIfAborted();
+      isLent = true;
       yield chunk;
+      isLent = false;
       if (other) [current, other] = [other, current];
     }
   } finally {
     await reading?.catch(() => undefined); // the kernel may still be filling it
-    for (const buffer of [current, other]) if (buffer) giveBack(buffer);
+    // who stops here may still be sending what it was given last
+    for (const buffer of isLent ? [other] : [current, other]) if (buffer) giveBack(buffer);
     await handle.close();
   }
 }

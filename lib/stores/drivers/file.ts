@@ -9,10 +9,11 @@
  * Tested on ext4, tmpfs and overlayfs (Linux).
  */
 import { constants } from 'node:fs';
-import { type FileHandle, mkdir, open, readdir, realpath, unlink } from 'node:fs/promises';
+import { type FileHandle, open, readdir, realpath, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Failure } from '../../errors.ts';
 import { baseName, parentOf, type StorePath } from '../../path.ts';
+import { makeFolder } from '../../path-folder.ts';
 import type {
   Body,
   ByteRange,
@@ -49,7 +50,7 @@ const LONGEST_PATH_BYTES = 4095;
 
 /** The folder is made where it is missing. @throws the file system's errors */
 export async function openFileDriver(folder: string): Promise<FileDriver> {
-  await mkdir(folder, { recursive: true });
+  await makeFolder(folder);
   return new FileDriver(await realpath(folder));
 }
 
@@ -69,6 +70,7 @@ export class FileDriver implements Driver {
       rangedRead: true,
       emptyDirs: true,
       fileAndDir: false,
+      lateParts: 'may-land',
       checksWrites: false,
       maxPathBytes: LONGEST_PATH_BYTES - Buffer.byteLength(root) - 1,
       maxNameBytes: 255,
@@ -101,9 +103,7 @@ export class FileDriver implements Driver {
     return withSibling(this.#folders, path, sibling, async (folder, handle) => {
       try {
         let size = 0;
-        const opened = body.open();
-        if (Array.isArray(opened)) size = await writeAll(handle, opened as readonly Uint8Array[], 0);
-        else for await (const chunk of opened) size += await writeAll(handle, [chunk], size);
+        for await (const chunk of body.open()) size += await writeAll(handle, [chunk], size);
         if (size !== body.size) throw new Failure('corrupt', `the body had ${size} bytes of ${body.size}`);
         const target = { path, name: baseName(path) };
         return await publishSibling(folder, sibling, handle, target, call, this.#publishers);

@@ -10,6 +10,7 @@ import type {
   Body,
   Call,
   Classified,
+  CopySource,
   Driver,
   Entry,
   FileEntry,
@@ -20,6 +21,7 @@ import type {
   Reading,
   Receipt,
   RemoveFailure,
+  ServerCopy,
   Traits,
   Upload,
   WriteCall,
@@ -47,6 +49,12 @@ class MemoryError extends Error {
   }
 }
 
+/** Drivers of one of these can copy from each other, as stores of one server can. */
+export class MemoryServer {
+  readonly realm = `memory-${randomUUID()}`;
+  readonly drivers = new Map<string, MemoryDriver>();
+}
+
 export class MemoryDriver implements Driver {
   readonly traits: Traits = {
     replace: 'atomic',
@@ -55,18 +63,23 @@ export class MemoryDriver implements Driver {
     rangedRead: true,
     emptyDirs: false,
     fileAndDir: true,
+    lateParts: 'refused',
     checksWrites: true,
     maxPathBytes: 4096,
     maxNameBytes: 255,
     connections: 64,
   };
   readonly multipart: Multipart;
+  readonly serverCopy: ServerCopy;
+  readonly #name = randomUUID();
   readonly #objects = new Map<StorePath, Stored>();
   readonly #uploads = new Map<string, PendingParts>();
   #version = 0;
 
-  constructor(limits: { readonly goodBytes?: number } = {}) {
-    this.multipart = this.#multipart(limits.goodBytes ?? 8 * MIB);
+  constructor({ goodBytes = 8 * MIB, server = new MemoryServer() } = {}) {
+    this.multipart = this.#multipart(goodBytes);
+    this.serverCopy = this.#serverCopy(server);
+    server.drivers.set(this.#name, this);
   }
 
   async head(path: StorePath, call: Call): Promise<FileEntry> {
@@ -140,6 +153,25 @@ export class MemoryDriver implements Driver {
     return entry;
   }
 
+  #serverCopy(server: MemoryServer): ServerCopy {
+    const find = ({ source, etag }: CopySource): Buffer => {
+      const [name = '', path = ''] = JSON.parse(source) as string[];
+      const keeper = server.drivers.get(name) ?? this;
+      const stored = keeper.#objects.get(path as StorePath);
+      if (stored?.entry.etag !== etag) throw changed(path as StorePath);
+      return stored.bytes;
+    };
+    return {
+      realm: server.realm,
+      maxBytes: 5 * 1024 * MIB,
+      source: (path) => JSON.stringify([this.#name, path]),
+      copy: async (from, path, call) => this.#put(path, find(from), call),
+      begin: (path, call) => this.multipart.begin(path, call),
+      part: async (from, range, upload, part, call) =>
+        this.multipart.part(upload, part, bodyOf(find(from).subarray(range.start, range.end)), call),
+    };
+  }
+
   #multipart(goodBytes: number): Multipart {
     const uploads = this.#uploads;
     const minBytes = Math.min(goodBytes, 5 * MIB);
@@ -204,6 +236,9 @@ export class MemoryDriver implements Driver {
     };
   }
 }
+
+/** All of a body at once, its CRC32 known. */
+const bodyOf = (bytes: Buffer): Body => ({ size: bytes.length, crc32: crc32(bytes), open: () => [bytes] });
 
 const changed = (path: StorePath) =>
   new Failure('precondition', `${path} is not the version that was asked for`, { path });

@@ -9,9 +9,11 @@ import {
 import { Failure } from '../../errors.ts';
 import { parsePath, type StorePath } from '../../path.ts';
 import type { WriteCall } from '../driver.ts';
+import type { Gate } from '../gate.ts';
 import { refuseDoubledBucket, type S3Settings } from './s3-config.ts';
+import { type Answer, type DirectCall, DirectCalls } from './s3-direct.ts';
 import { S3Error, scrub } from './s3-errors.ts';
-import { Trailed, UndiciHandler } from './s3-http.ts';
+import { type SdkRequest, Trailed, UndiciHandler } from './s3-http.ts';
 
 /** Name of the metadata entry that says who published an object. */
 const TOKEN_KEY = 'longshore-token';
@@ -41,6 +43,19 @@ interface Common {
   readonly ExpectedBucketOwner?: string;
   readonly RequestPayer?: 'requester';
 }
+/** What differs from one write, or part, to the next; the rest is in every one of them. */
+interface Sent {
+  readonly Key: string;
+  readonly Body: unknown;
+  readonly ContentLength?: number | undefined;
+  readonly ContentType?: string | undefined;
+  readonly ChecksumCRC32?: string | undefined;
+  readonly Metadata?: Record<string, string> | undefined;
+  readonly IfMatch?: string | undefined;
+  readonly IfNoneMatch?: string | undefined;
+  readonly UploadId?: string;
+  readonly PartNumber?: number;
+}
 interface CallOptions {
   readonly abortSignal: AbortSignal;
   readonly requestTimeout?: number;
@@ -55,9 +70,10 @@ export class S3Connection {
   readonly place: S3Place;
   readonly #client: S3Client;
   readonly #handler: UndiciHandler;
+  readonly #direct: DirectCalls;
   readonly #objectArgs: Partial<PutObjectCommandInput>;
 
-  constructor(place: S3Place, settings: S3Settings) {
+  constructor(place: S3Place, settings: S3Settings, gate?: Gate) {
     refuseDoubledBucket(place.bucket, settings);
     this.place = place;
     const { ExpectedBucketOwner, RequestPayer, Expires, ObjectLockRetainUntilDate, ...args } =
@@ -80,7 +96,7 @@ export class S3Connection {
         ? { ObjectLockRetainUntilDate: new Date(ObjectLockRetainUntilDate) }
         : {}),
     };
-    this.#handler = new UndiciHandler(settings.tls);
+    this.#handler = new UndiciHandler(settings.tls, gate);
     this.#client = new S3Client(clientConfig(settings, this.#handler));
     this.#client.middlewareStack.add(
       (next, context) => (call) => {
@@ -102,6 +118,17 @@ export class S3Connection {
       },
       { step: 'build', name: 'longshoreUnsignedPayload' },
     );
+    this.#direct = new DirectCalls(this.#client.config, this.#handler);
+    this.#client.middlewareStack.add(
+      (next, context) => async (call) => {
+        const taken = await next(call);
+        const command = String(context.commandName).replace(/Command$/, '');
+        const { Key } = call.input as { Key?: string };
+        if (Key !== undefined) this.#direct.learn(command, Key, call.request as SdkRequest);
+        return taken;
+      },
+      { step: 'finalizeRequest', priority: 'low', name: 'longshoreDirectCalls' },
+    );
   }
 
   /** One request; what it throws is scrubbed, an abort's reason is passed on as it is. `answerMs`: until the answer's head. */
@@ -120,6 +147,39 @@ export class S3Connection {
       signal.throwIfAborted();
       throw scrub(error);
     }
+  }
+
+  /** As `call`, and past the SDK where that has shown how. */
+  direct(
+    signal: AbortSignal,
+    call: DirectCall,
+    send: (client: S3Client, options: CallOptions) => Promise<Answer>,
+  ): Promise<Answer> {
+    return this.call(
+      signal,
+      async (client, options) => (await this.#direct.send(call, signal)) ?? send(client, options),
+    );
+  }
+
+  /** A body on its way, as `direct` where its CRC32 is known beforehand. */
+  sendBytes(
+    command: 'PutObject' | 'UploadPart',
+    args: Sent,
+    signal: AbortSignal,
+    send: (client: S3Client, options: CallOptions) => Promise<Answer>,
+  ): Promise<Answer> {
+    if (args.ChecksumCRC32 === undefined) return this.call(signal, send);
+    const { UploadId, PartNumber, Metadata } = args;
+    const headers = {
+      'content-length': String(args.ContentLength),
+      'content-type': args.ContentType ?? 'application/octet-stream', // as the SDK has it
+      'x-amz-checksum-crc32': args.ChecksumCRC32,
+      'x-amz-meta-longshore-token': Metadata?.[TOKEN_KEY],
+      'if-match': args.IfMatch,
+      'if-none-match': args.IfNoneMatch,
+    };
+    const query = UploadId === undefined ? {} : { partNumber: String(PartNumber), uploadId: UploadId };
+    return this.direct(signal, { command, key: args.Key, query, headers, body: args.Body }, send);
   }
 
   /** What a new object is made with, by one request or by parts. */

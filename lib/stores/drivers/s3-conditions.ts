@@ -27,7 +27,7 @@ export async function conditionsFor(s3: S3Connection, path: StorePath, call: Wri
   const { create, match } = s3.facts.conditions;
   if (call.ifMatch !== undefined && match) return { IfMatch: quotedTag(call.ifMatch) };
   if (call.ifMatch === undefined && create) return { IfNoneMatch: '*' };
-  const there = await etagOf(s3, path, call);
+  const there = (await lookAt(s3, path, call))?.etag;
   if (call.ifMatch !== undefined && there !== call.ifMatch) throw changed();
   if (call.ifMatch === undefined && there !== undefined) throw occupied();
   return {};
@@ -111,12 +111,16 @@ export async function refusalAt(s3: S3Connection, path: StorePath, call: WriteCa
 }
 
 /** Undefined where nothing is. */
-export async function etagOf(s3: S3Connection, path: StorePath, call: Call): Promise<string | undefined> {
+export async function lookAt(
+  s3: S3Connection,
+  path: StorePath,
+  call: Call,
+): Promise<{ readonly etag: string; readonly size: number } | undefined> {
   try {
     const found = await s3.call(call.signal, (client, options) =>
       client.send(new HeadObjectCommand({ ...s3.common, ...s3.sseCustomer, Key: s3.keyOf(path) }), options),
     );
-    return bareTag(found.ETag);
+    return { etag: bareTag(found.ETag), size: found.ContentLength ?? 0 };
   } catch (error) {
     if (error instanceof S3Error && error.status === 404) return undefined;
     throw error;

@@ -2,6 +2,7 @@
  * What an operator can say about S3, under the environment names that MLflow and boto3 gave them. Pure: the
  * environment comes in as a value, nothing is read from disk or network, and no secret is enumerable in the result.
  */
+import { createHash } from 'node:crypto';
 import { Failure } from '../../errors.ts';
 
 /** boto3's upload arguments that say something about an object rather than about one file's bytes. */
@@ -56,8 +57,8 @@ export interface S3Settings {
   /** `caFile` replaces the system's authorities, as `AWS_CA_BUNDLE` does for boto3. */
   readonly tls: { readonly verify: boolean; readonly caFile?: string };
   /** Keys that were given; undefined: the default chain (profile, web identity, container, instance role). A function,
-   * so that printing the settings prints no key. */
-  readonly credentials?: () => Promise<S3Credentials>;
+   * so that printing the settings prints no key. `identity`: a hash of the key's id, by which two stores know that they are one user. */
+  readonly credentials?: (() => Promise<S3Credentials>) & { readonly identity?: string };
 }
 
 type Kind = 'text' | 'date' | 'map';
@@ -137,7 +138,10 @@ function credentialsFromEnv(text: (name: string) => string | undefined): S3Setti
     return refuse('AWS_SECRET_ACCESS_KEY is set without AWS_ACCESS_KEY_ID: set both or neither');
   if (!secretAccessKey)
     return refuse('AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY: set both or neither');
-  return async () => ({ accessKeyId, secretAccessKey, ...(sessionToken ? { sessionToken } : {}) });
+  return Object.assign(
+    async () => ({ accessKeyId, secretAccessKey, ...(sessionToken ? { sessionToken } : {}) }),
+    { identity: createHash('sha256').update(accessKeyId).digest('hex') },
+  );
 }
 
 /** `http(s)://host[:port]`, nothing else: buckets and keys belong into the store's URI.

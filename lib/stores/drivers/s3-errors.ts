@@ -74,7 +74,7 @@ function statusOf(response: unknown): number | undefined {
 }
 
 /** Server's and SDK's words without what signs a request, in one line of at most 300 characters. */
-function withoutSecrets(message: string): string {
+export function withoutSecrets(message: string): string {
   return message
     .replace(/(X-Amz-[A-Za-z-]+=)[^&\s]+/gi, '$1…')
     .replace(/(Credential|Signature|AWSAccessKeyId)=[^\s,&]+/gi, '$1=…')
@@ -87,7 +87,7 @@ function withoutSecrets(message: string): string {
 }
 
 /** ms of a `Retry-After`, in seconds or as a date; at most an hour. */
-function retryAfter(value: string | undefined): number | undefined {
+export function retryAfter(value: string | undefined): number | undefined {
   if (value === undefined) return undefined;
   const ms = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - Date.now();
   return Number.isFinite(ms) ? Math.min(Math.max(ms, 0), 3_600_000) : undefined;

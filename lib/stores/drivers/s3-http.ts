@@ -4,17 +4,20 @@
  * moving is the stall layer's business.
  */
 import { readFileSync } from 'node:fs';
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import { crc32 } from 'node:zlib';
 import { Agent, type Dispatcher } from 'undici';
 import { Failure } from '../../errors.ts';
 import type { Body } from '../driver.ts';
+import type { Gate, Pass } from '../gate.ts';
 import type { S3Settings } from './s3-config.ts';
 
 /** ms; connecting, TLS included. */
 const CONNECT_TIMEOUT_MS = 10_000;
 /** ms; from the last byte sent until the answer's head, where a call says nothing else. */
 const ANSWER_TIMEOUT_MS = 120_000;
+/** ms; for what a server may work at for long: it copies gigabytes, or puts thousands of parts together. */
+export const LONG_ANSWER_MS = 900_000;
 /** Bytes; answers other than an object's own bytes (a page of 1,000 long keys is about 2 MB). */
 const MAX_ANSWER_BYTES = 32 * 1024 * 1024;
 /** Bytes; from this length on undici waits for the socket to take a chunk before it asks for the next one. */
@@ -49,9 +52,13 @@ interface SdkCall {
 export class UndiciHandler {
   readonly metadata = { handlerProtocol: 'http/1.1' };
   readonly #agent: Agent;
+  readonly #dispatcher: Dispatcher;
+  readonly #gate: Gate | undefined;
 
-  constructor(tls: S3Settings['tls']) {
+  constructor(tls: S3Settings['tls'], gate?: Gate) {
+    this.#gate = gate;
     this.#agent = new Agent({
+      ...(gate?.connections !== undefined && { connections: gate.connections }),
       bodyTimeout: 0,
       connect: {
         timeout: CONNECT_TIMEOUT_MS,
@@ -59,30 +66,48 @@ export class UndiciHandler {
         ...(tls.caFile === undefined ? {} : { ca: readAuthorities(tls.caFile) }),
       },
     });
+    this.#dispatcher = gate ? this.#agent.compose(atTheLast) : this.#agent;
   }
 
   async handle(request: SdkRequest, call: SdkCall = {}): Promise<{ response: SdkResponse }> {
+    if (!this.#gate) return { response: await this.#send(request, call) };
+    const reads = isReading(request);
+    for (;;) {
+      const pass = await this.#gate.enter(call.abortSignal as AbortSignal, reads ? 'reading' : 'other');
+      try {
+        const response = await this.#send(request, call, pass);
+        if (!(response.body instanceof Readable)) pass.leave('answered');
+        else leaveAtEnd(response.body, pass);
+        return { response };
+      } catch (error) {
+        pass.leave('cut');
+        if (!(error instanceof TurnLost)) throw error;
+      }
+    }
+  }
+
+  async #send(request: SdkRequest, call: SdkCall, pass?: Pass): Promise<SdkResponse> {
     const port = request.port === undefined ? '' : `:${request.port}`;
-    const answer = await this.#agent.request({
+    const options: GatedOptions = {
       origin: `${request.protocol}//${request.hostname}${port}`,
       path: request.path + queryOf(request.query),
       method: request.method as Dispatcher.HttpMethod,
       headers: request.headers,
       body: (request.body ?? null) as Uint8Array | null, // or any iterable of them
       signal: (call.abortSignal ?? null) as AbortSignal | null,
+      reset: false, // else undici would give up the connection after each HEAD
       headersTimeout: call.requestTimeout ?? ANSWER_TIMEOUT_MS,
-    });
+      pass,
+    };
+    const answer = await this.#dispatcher.request(options);
     const headers: Record<string, string> = {};
     for (const [name, value] of Object.entries(answer.headers))
       if (value !== undefined) headers[name] = Array.isArray(value) ? value.join(', ') : value;
-    const isObject =
-      answer.statusCode < 300 && request.method === 'GET' && request.query?.['x-id'] === 'GetObject';
+    const isObject = answer.statusCode < 300 && isReading(request);
     return {
-      response: {
-        statusCode: answer.statusCode,
-        headers,
-        body: isObject ? answer.body : await collect(answer.body),
-      },
+      statusCode: answer.statusCode,
+      headers,
+      body: isObject ? answer.body : await collect(answer.body),
     };
   }
 
@@ -97,6 +122,30 @@ export class UndiciHandler {
   }
   updateHttpClientConfig(): void {}
 }
+
+const isReading = ({ method, query }: SdkRequest): boolean =>
+  method === 'GET' && query?.['x-id'] === 'GetObject';
+
+function leaveAtEnd(body: Readable, pass: Pass): void {
+  body.once('close', () => pass.leave(body.readableEnded ? 'answered' : 'cut'));
+}
+
+type GatedOptions = Dispatcher.RequestOptions & { readonly pass: Pass | undefined };
+
+/** Nothing of the request has left. */
+class TurnLost extends Error {}
+
+/** Asks once more when the request is about to be written: there may have been no connection before. */
+const atTheLast: Dispatcher.DispatcherComposeInterceptor = (dispatch) => (options, handler) => {
+  const { pass } = options as GatedOptions;
+  const start = handler.onRequestStart?.bind(handler);
+  if (pass)
+    handler.onRequestStart = (controller, context) => {
+      if (!pass.mayBegin()) throw new TurnLost();
+      start?.(controller, context);
+    };
+  return dispatch(options, handler);
+};
 
 function readAuthorities(file: string): Buffer {
   try {
@@ -121,7 +170,8 @@ async function collect(body: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
   return chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, size);
 }
 
-const escapeText = (text: string): string =>
+/** As S3 wants names in URLs and in what it signs. */
+export const escapeText = (text: string): string =>
   encodeURIComponent(text).replace(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
 
 function queryOf(query: SdkRequest['query']): string {

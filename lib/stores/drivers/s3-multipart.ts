@@ -11,15 +11,24 @@ import {
 import { pause } from '../../deadline.ts';
 import { Failure } from '../../errors.ts';
 import type { StorePath } from '../../path.ts';
-import type { Body, Call, Multipart, PendingUpload, Receipt, Upload, WriteCall } from '../driver.ts';
+import type {
+  Body,
+  Call,
+  FileEntry,
+  Multipart,
+  PendingUpload,
+  Receipt,
+  Upload,
+  WriteCall,
+} from '../driver.ts';
 import { bareTag, crcOf, decodeKey, quotedTag, refusalOf, type S3Connection } from './s3-client.ts';
-import { conditionsFor, etagOf, reasonBehind } from './s3-conditions.ts';
+import { conditionsFor, lookAt, reasonBehind } from './s3-conditions.ts';
 import { S3Error } from './s3-errors.ts';
-import { crcText, sendable } from './s3-http.ts';
+import { crcText, LONG_ANSWER_MS, sendable } from './s3-http.ts';
 
 const MiB = 1024 * 1024;
-/** ms; a server may put thousands of parts together before it answers. */
-const FINISH_ANSWER_MS = 900_000;
+/** Uploads whose checksums are kept in mind. */
+const REMEMBERED = 1000;
 /** So often, and so far apart, an upload is aborted that a late part keeps alive. */
 const ABORTS = 5;
 const LATE_PART_MS = 200;
@@ -46,6 +55,8 @@ export class S3Multipart implements Multipart {
     order: 'any',
   } as const;
   readonly #s3: S3Connection;
+  /** What was agreed when an upload was begun, here or elsewhere. */
+  readonly #agreed = new Map<string, Checksums>();
 
   constructor(s3: S3Connection) {
     this.#s3 = s3;
@@ -53,25 +64,13 @@ export class S3Multipart implements Multipart {
 
   /** Asks for the strongest checksum that the server was not yet seen to refuse. */
   async begin(path: StorePath, call: WriteCall): Promise<Upload> {
-    const s3 = this.#s3;
+    const { facts } = this.#s3;
     let refusal: unknown;
-    for (const level of CHECKSUMS.slice(CHECKSUMS.indexOf(s3.facts.partChecksums ?? 'whole'))) {
+    for (const level of CHECKSUMS.slice(CHECKSUMS.indexOf(facts.partChecksums ?? 'whole'))) {
       try {
-        const begun = await s3.call(call.signal, (client, options) =>
-          client.send(
-            new CreateMultipartUploadCommand({
-              ...s3.objectArgs(call),
-              ...s3.common,
-              Key: s3.keyOf(path),
-              ...ASKING[level],
-            }),
-            options,
-          ),
-        );
-        if (begun.UploadId === undefined)
-          throw new Failure('unavailable', 'the server began an upload without an id');
-        s3.facts.partChecksums = level === 'none' ? 'none' : granted(begun);
-        return { path, id: begun.UploadId };
+        const { upload, checksums } = await this.#begin(path, level, call);
+        facts.partChecksums = checksums;
+        return upload;
       } catch (error) {
         if (!isRefusal(error)) throw error;
         refusal ??= error;
@@ -80,20 +79,46 @@ export class S3Multipart implements Multipart {
     throw refusal;
   }
 
+  /**
+   * For parts that the server copies. Of those MinIO makes no checksum, and then refuses them in an upload that asks for
+   * one; versitygw takes the whole source's for the part's.
+   */
+  async beginUnchecked(path: StorePath, call: WriteCall): Promise<Upload> {
+    return (await this.#begin(path, 'none', call)).upload;
+  }
+
+  async #begin(path: StorePath, level: Checksums, call: WriteCall) {
+    const s3 = this.#s3;
+    const begun = await s3.call(call.signal, (client, options) =>
+      client.send(
+        new CreateMultipartUploadCommand({
+          ...s3.objectArgs(call),
+          ...s3.common,
+          Key: s3.keyOf(path),
+          ...ASKING[level],
+        }),
+        options,
+      ),
+    );
+    if (begun.UploadId === undefined)
+      throw new Failure('unavailable', 'the server began an upload without an id');
+    const checksums = level === 'none' ? 'none' : granted(begun);
+    this.#remember(begun.UploadId, checksums);
+    return { upload: { path, id: begun.UploadId }, checksums };
+  }
+
   async part(upload: Upload, part: { readonly number: number }, body: Body, call: Call): Promise<Receipt> {
     const s3 = this.#s3;
     const checked = (await this.#checksums(upload, call)) === 'none' ? 'unchecked' : 'checked';
+    const args = {
+      ...this.#target(upload),
+      ...s3.sseCustomer,
+      PartNumber: part.number,
+      ...sendable(body, checked),
+    };
     const sent = await s3
-      .call(call.signal, (client, options) =>
-        client.send(
-          new UploadPartCommand({
-            ...this.#target(upload),
-            ...s3.sseCustomer,
-            PartNumber: part.number,
-            ...sendable(body, checked),
-          }),
-          options,
-        ),
+      .sendBytes('UploadPart', args, call.signal, (client, options) =>
+        client.send(new UploadPartCommand(args), options),
       )
       .catch(async (error: unknown) => {
         throw await reasonBehind(error, async () => void (await this.#listParts(upload, call)));
@@ -110,7 +135,11 @@ export class S3Multipart implements Multipart {
   async *parts(upload: Upload, call: Call): AsyncGenerator<readonly Receipt[]> {
     let after: string | undefined;
     do {
-      const page = await this.#listParts(upload, call, after);
+      const page = await this.#listParts(
+        upload,
+        call,
+        after === undefined ? {} : { PartNumberMarker: after },
+      );
       const receipts = (page.Parts ?? []).map((part): Receipt => {
         const crc = crcOf(part.ChecksumCRC32);
         return {
@@ -132,7 +161,7 @@ export class S3Multipart implements Multipart {
     receipts: readonly Receipt[],
     whole: { readonly size: number; readonly crc32?: number },
     call: WriteCall,
-  ) {
+  ): Promise<FileEntry> {
     const s3 = this.#s3;
     const sum = receipts.reduce((size, receipt) => size + receipt.size, 0);
     if (sum !== whole.size)
@@ -162,18 +191,20 @@ export class S3Multipart implements Multipart {
             }),
             options,
           ),
-        FINISH_ANSWER_MS,
+        LONG_ANSWER_MS,
       )
       .catch((error: unknown) => {
         throw refusalOf(error, call);
       });
+    if (!published.ETag)
+      // an answer that began as a success and then told of none
+      throw new Failure('unavailable', 'the server answered without saying what it published');
     const etag = bareTag(published.ETag);
     const crcTold = ofWhole && published.ChecksumCRC32 !== undefined;
-    if (!crcTold) await this.#really(upload, etag, call);
     return {
-      kind: 'file' as const,
+      kind: 'file',
       path: upload.path,
-      size: whole.size,
+      size: crcTold ? whole.size : await this.#sizeOf(upload, etag, call),
       etag,
       modifiedMs: Math.floor(Date.now() / 1000) * 1000, // the answer does not say; S3 counts in seconds
       ...(crcTold ? { crc32: whole.crc32! } : {}),
@@ -181,8 +212,9 @@ export class S3Multipart implements Multipart {
   }
 
   /** versitygw says yes to finishing an upload that it does not know, as long as there is any object at its key. */
-  async #really(upload: Upload, etag: string, call: Call): Promise<void> {
-    if ((await etagOf(this.#s3, upload.path, call)) === etag) return;
+  async #sizeOf(upload: Upload, etag: string, call: Call): Promise<number> {
+    const there = await lookAt(this.#s3, upload.path, call);
+    if (there?.etag === etag) return there.size;
     throw new S3Error({ code: 'NoSuchUpload', message: 'the server has another object there', status: 404 });
   }
 
@@ -241,22 +273,30 @@ export class S3Multipart implements Multipart {
     return { ...this.#s3.common, Key: this.#s3.keyOf(upload.path), UploadId: upload.id };
   }
 
-  #listParts(upload: Upload, call: Call, after?: string) {
-    return this.#s3.call(call.signal, (client, options) =>
+  async #listParts(upload: Upload, call: Call, more: { PartNumberMarker?: string; MaxParts?: number } = {}) {
+    const listed = await this.#s3.call(call.signal, (client, options) =>
       client.send(
-        new ListPartsCommand({
-          ...this.#target(upload),
-          ...this.#s3.sseCustomer,
-          ...(after === undefined ? {} : { PartNumberMarker: after }),
-        }),
+        new ListPartsCommand({ ...this.#target(upload), ...this.#s3.sseCustomer, ...more }),
         options,
       ),
     );
+    this.#remember(upload.id, granted(listed));
+    return listed;
   }
 
   /** A process that did not begin the upload asks the server what was agreed. */
   async #checksums(upload: Upload, call: Call): Promise<Checksums> {
-    return (this.#s3.facts.partChecksums ??= granted(await this.#listParts(upload, call)));
+    const known = this.#agreed.get(upload.id);
+    if (known !== undefined) return known;
+    await this.#listParts(upload, call, { MaxParts: 1 });
+    return this.#agreed.get(upload.id) ?? 'none';
+  }
+
+  #remember(uploadId: string, checksums: Checksums): void {
+    this.#agreed.set(uploadId, checksums);
+    if (this.#agreed.size <= REMEMBERED) return;
+    const [oldest] = this.#agreed.keys();
+    this.#agreed.delete(oldest!);
   }
 }
 

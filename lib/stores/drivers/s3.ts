@@ -35,6 +35,7 @@ import type {
   Traits,
   WriteCall,
 } from '../driver.ts';
+import type { Gate } from '../gate.ts';
 import {
   bareTag,
   changed,
@@ -49,6 +50,7 @@ import {
 } from './s3-client.ts';
 import { conditionsFor, reasonBehind, refusalAt } from './s3-conditions.ts';
 import type { S3Settings } from './s3-config.ts';
+import { S3Copy } from './s3-copy.ts';
 import { classifyS3, S3Error, scrub } from './s3-errors.ts';
 import { sendable } from './s3-http.ts';
 import { S3Multipart } from './s3-multipart.ts';
@@ -59,13 +61,15 @@ const MAX_KEY_BYTES = 1024;
 export class S3Driver implements Driver {
   readonly traits: Traits;
   readonly multipart: S3Multipart;
+  readonly serverCopy: S3Copy;
   readonly #s3: S3Connection;
 
   /** Opens no connection. @throws Failure `invalid` for settings that cannot work */
-  constructor(place: S3Place, settings: S3Settings) {
-    const s3 = new S3Connection(place, settings);
+  constructor(place: S3Place, settings: S3Settings, gate?: Gate) {
+    const s3 = new S3Connection(place, settings, gate);
     this.#s3 = s3;
     this.multipart = new S3Multipart(s3);
+    this.serverCopy = new S3Copy(s3, settings, this.multipart, (path, call) => this.head(path, call));
     this.traits = {
       replace: 'atomic',
       // what S3 promises, until this server is seen to do otherwise; a write never relies on it before that
@@ -81,6 +85,7 @@ export class S3Driver implements Driver {
       rangedRead: true,
       emptyDirs: true, // as markers, which other tools make
       fileAndDir: true,
+      lateParts: 'refused',
       maxPathBytes: MAX_KEY_BYTES - Buffer.byteLength(s3.prefixOf('' as StorePath)),
       maxNameBytes: MAX_KEY_BYTES,
       connections: 32,
@@ -92,8 +97,11 @@ export class S3Driver implements Driver {
     const s3 = this.#s3;
     const target = { ...s3.common, ...s3.sseCustomer, Key: s3.keyOf(path) };
     try {
-      const found = await s3.call(call.signal, (client, options) =>
-        client.send(new HeadObjectCommand({ ...target, ChecksumMode: 'ENABLED' }), options),
+      const found = await s3.direct(
+        call.signal,
+        { command: 'HeadObject', key: target.Key, headers: { 'x-amz-checksum-mode': 'ENABLED' } },
+        (client, options) =>
+          client.send(new HeadObjectCommand({ ...target, ChecksumMode: 'ENABLED' }), options),
       );
       const crc32 = found.ChecksumType === 'COMPOSITE' ? undefined : crcOf(found.ChecksumCRC32);
       return { ...entryOf(path, found.ContentLength ?? 0, found), ...(crc32 === undefined ? {} : { crc32 }) };
@@ -113,18 +121,24 @@ export class S3Driver implements Driver {
     if (path === '') throw new Failure('not-found', 'the root is a directory');
     if (range !== undefined && range.end <= range.start) return this.#readNothing(path, range, call);
     const s3 = this.#s3;
+    const Key = s3.keyOf(path);
+    const Range = range && `bytes=${range.start}-${range.end - 1}`;
+    const IfMatch = call.ifMatch === undefined ? undefined : quotedTag(call.ifMatch);
     const got = await s3
-      .call(call.signal, (client, options) =>
-        client.send(
-          new GetObjectCommand({
-            ...s3.common,
-            ...s3.sseCustomer,
-            Key: s3.keyOf(path),
-            ...(range === undefined ? {} : { Range: `bytes=${range.start}-${range.end - 1}` }),
-            ...(call.ifMatch === undefined ? {} : { IfMatch: quotedTag(call.ifMatch) }),
-          }),
-          options,
-        ),
+      .direct(
+        call.signal,
+        { command: 'GetObject', key: Key, headers: { range: Range, 'if-match': IfMatch } },
+        (client, options) =>
+          client.send(
+            new GetObjectCommand({
+              ...s3.common,
+              ...s3.sseCustomer,
+              Key,
+              ...(Range && { Range }),
+              ...(IfMatch && { IfMatch }),
+            }),
+            options,
+          ),
       )
       .catch((error: unknown) => {
         throw refusalOf(error, {
@@ -157,18 +171,16 @@ export class S3Driver implements Driver {
   async write(path: StorePath, body: Body, call: WriteCall): Promise<FileEntry> {
     const s3 = this.#s3;
     const conditions = await conditionsFor(s3, path, call);
+    const args = {
+      ...s3.objectArgs(call),
+      ...s3.common,
+      ...conditions,
+      Key: s3.keyOf(path),
+      ...sendable(body, 'checked'),
+    };
     const written = await s3
-      .call(call.signal, (client, options) =>
-        client.send(
-          new PutObjectCommand({
-            ...s3.objectArgs(call),
-            ...s3.common,
-            ...conditions,
-            Key: s3.keyOf(path),
-            ...sendable(body, 'checked'),
-          }),
-          options,
-        ),
+      .sendBytes('PutObject', args, call.signal, (client, options) =>
+        client.send(new PutObjectCommand(args), options),
       )
       .catch(async (error: unknown) => {
         throw refusalOf(await reasonBehind(error, () => refusalAt(s3, path, call)), call);

@@ -1,8 +1,8 @@
 /** What all layers share: a driver with every call of it, powers included, led through the layer's hooks. */
 import { Failure } from '../../errors.ts';
-import type { Body, Call, Classified, Driver, Multipart, Reading, WriteCall } from '../driver.ts';
+import type { Body, Call, Classified, Driver, Multipart, Reading, ServerCopy, WriteCall } from '../driver.ts';
 
-export type OnceOp = 'head' | 'remove' | 'prune' | 'begin' | 'finish' | 'abandon';
+export type OnceOp = 'head' | 'remove' | 'prune' | 'begin' | 'finish' | 'abandon' | 'copy' | 'copy-part';
 export type SendOp = 'write' | 'part';
 export type PagesOp = 'list' | 'leftovers' | 'parts' | 'pending';
 export type StoreOp = OnceOp | SendOp | PagesOp | 'read';
@@ -40,7 +40,7 @@ export interface Hooks {
 
 /** `driver` behind `hooks`: the same traits, the same powers, the same errors. */
 export function around(driver: Driver, hooks: Hooks): Driver {
-  const { multipart } = driver;
+  const { multipart, serverCopy } = driver;
   return {
     traits: driver.traits,
     head: (path, call) => hooks.once('head', call, (signal) => driver.head(path, { ...call, signal })),
@@ -61,6 +61,25 @@ export function around(driver: Driver, hooks: Hooks): Driver {
         hooks.pages('leftovers', call.signal, (signal) => driver.leftovers!({ ...call, signal })),
     }),
     ...(multipart && { multipart: aroundMultipart(multipart, hooks) }),
+    ...(serverCopy && { serverCopy: aroundServerCopy(serverCopy, hooks) }),
+  };
+}
+
+function aroundServerCopy(serverCopy: ServerCopy, hooks: Hooks): ServerCopy {
+  return {
+    realm: serverCopy.realm,
+    maxBytes: serverCopy.maxBytes,
+    source: (path) => serverCopy.source(path),
+    copy: (from, path, call) =>
+      hooks.once('copy', call, (signal) => serverCopy.copy(from, path, { ...call, signal }), from.size),
+    begin: (path, call) => hooks.once('begin', call, (signal) => serverCopy.begin(path, { ...call, signal })),
+    part: (from, range, upload, part, call) =>
+      hooks.once(
+        'copy-part',
+        call,
+        (signal) => serverCopy.part(from, range, upload, part, { ...call, signal }),
+        range.end - range.start,
+      ),
   };
 }
 

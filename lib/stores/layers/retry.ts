@@ -25,6 +25,8 @@ export interface RetryOptions {
 /** Worst case: 4 tries, 3 delays, 0.2 + 0.4 + 0.8 s. */
 export const RETRY_DEFAULTS: RetryOptions = { tries: 4, firstMs: 200, capMs: 2000 };
 
+/** A call that times out after so long is left to the job: a store that stays deaf takes the whole stall time for each try. */
+const DEAF_MS = 90_000;
 const AGAIN: ReadonlySet<FailureKind> = new Set(['unavailable', 'timeout', 'busy', 'corrupt']);
 /** Kinds that say that nothing was done. */
 const NOTHING_DONE: ReadonlySet<FailureKind> = new Set(['busy', 'corrupt']);
@@ -75,10 +77,11 @@ async function retrying<T>(
   call: AnyCall,
   work: () => Promise<T>,
 ): Promise<T> {
-  const publishes = op === 'write' || op === 'finish';
+  const publishes = op === 'write' || op === 'finish' || op === 'copy';
   const conditional = publishes && (call.mode === 'create' || call.ifMatch !== undefined);
   const kinds = conditional || op === 'begin' ? NOTHING_DONE : AGAIN;
   throwIfAborted(call.signal);
+  const beganMs = Date.now();
   // p-retry is not told of the signal: it would throw away what a call brought back just as the signal fired
   return pRetry(work, {
     retries: opts.tries - 1,
@@ -86,6 +89,7 @@ async function retrying<T>(
     async shouldRetry({ error, attemptNumber }) {
       const { kind, retryAfterMs = 0 } = classified(driver, error);
       const lent = error instanceof Failure && error.facts.lent;
+      if (kind === 'timeout' && Date.now() - beganMs > DEAF_MS) return false;
       if (!kinds.has(kind) || lent || retryAfterMs > opts.capMs || call.signal.aborted) return false;
       opts.onRetry?.(op, kind);
       const jitter = Math.random() * Math.min(opts.capMs, opts.firstMs * 2 ** (attemptNumber - 1));

@@ -1,0 +1,181 @@
+/** What a transfer of a tree has planned and done: a row a page of files. */
+import type { Selectable } from 'kysely';
+import type { Trees } from './contract.ts';
+import type { Core } from './core.ts';
+import type { Db } from './engine.ts';
+import { prepare } from './prepared.ts';
+import type { TransferRow } from './rows.ts';
+import { failureOfRow } from './rows.ts';
+import type { TreePageTable } from './schema.ts';
+import { isUnended, type Statements } from './statements.ts';
+import type { TreeCounts, TreePage } from './transfer.ts';
+import type { Claims } from './tree-claims.ts';
+
+type Row = Selectable<TreePageTable>;
+
+export function trees(core: Core, statements: Statements, claims: Claims): Trees {
+  const { reader, writer, build, now } = core;
+
+  const addPage = prepare<{ id: string } & Pick<Row, 'page' | 'files' | 'bytes'>>()((p) =>
+    build
+      .insertInto('tree_pages')
+      .values({
+        transfer_id: p.id,
+        page: p.page,
+        files: p.files,
+        bytes: p.bytes,
+        busy_ms: 0,
+        done_files: 0,
+        done_bytes: 0,
+        skipped_files: 0,
+        skipped_bytes: 0,
+        failed_files: 0,
+        failed_bytes: 0,
+      })
+      .onConflict((conflict) => conflict.doNothing()),
+  );
+
+  async function current(db: Db, id: string, epoch: number): Promise<TransferRow | undefined> {
+    const row = await statements.byId.first(db, { id });
+    return row?.epoch === epoch && isUnended(row.state) && row.state !== 'accepted' ? row : undefined;
+  }
+
+  const list = (id: string, after: number, limit: number, open: boolean) =>
+    reader.run(async (db) => (await pages(db, id, after, limit, open).execute()).map(pageOf));
+
+  return {
+    addPages: (id, epoch, planned, last) =>
+      writer.run(async (db) => {
+        const row = await current(db, id, epoch);
+        if (!row) return false;
+        if (row.planned === 1) return true;
+        for (const { page, files, bytes } of planned) await addPage.all(db, { id, page, files, bytes });
+        if (last) await db.updateTable('transfers').set({ planned: 1 }).where('id', '=', id).execute();
+        return true;
+      }),
+
+    planned: (id) =>
+      reader.run(async (db) => {
+        // Before its pages: when it says that the plan is complete, they are all there.
+        const row = await statements.byId.first(db, { id });
+        const sums = await planOf(db, id);
+        return { ...sums, complete: row?.planned === 1 };
+      }),
+
+    openPages: (id, after, limit) => list(id, after, limit, true),
+    pages: (id, after, limit) => list(id, after, limit, false),
+    page: async (id, page) => (await list(id, page - 1, 1, false)).find((found) => found.page === page),
+
+    endPage: (id, epoch, page, counts) =>
+      writer.run(async (db) => {
+        if (!(await current(db, id, epoch))) return false;
+        const { numUpdatedRows } = await db
+          .updateTable('tree_pages')
+          .set({
+            ...columnsOf(counts),
+            ended_ms: now(),
+            busy_ms: counts.busyMs,
+            failure_kind: counts.failure?.kind ?? null,
+            failure_message: counts.failure?.message ?? null,
+          })
+          .where('transfer_id', '=', id)
+          .where('page', '=', page)
+          .where('ended_ms', 'is', null)
+          .executeTakeFirst();
+        return numUpdatedRows > 0n;
+      }),
+
+    totals: (id) => reader.run((db) => totalsOf(db, id)),
+
+    claim: claims.claim,
+    release: claims.release,
+    releaseEnded: claims.releaseEnded,
+    claimedOfEnded: claims.claimedOfEnded,
+    olderWaiting: claims.olderWaiting,
+  };
+}
+
+/**
+ * A tree that is accepted again goes on where it was: pages that ended with failed files are open again, and their
+ * counts keep what was done. Where the plan's files are gone from staging, so are the pages.
+ */
+export async function reopenPages(db: Db, id: string, planIsThere: boolean): Promise<void> {
+  if (!planIsThere) {
+    await db.deleteFrom('tree_pages').where('transfer_id', '=', id).execute();
+    await db.updateTable('transfers').set({ planned: 0 }).where('id', '=', id).execute();
+    return;
+  }
+  await db
+    .updateTable('tree_pages')
+    .set({ ended_ms: null, failed_files: 0, failed_bytes: 0, failure_kind: null, failure_message: null })
+    .where('transfer_id', '=', id)
+    .where('failed_files', '>', 0)
+    .execute();
+}
+
+export function pages(db: Db, id: string, after: number, limit: number, open: boolean) {
+  const found = db
+    .selectFrom('tree_pages')
+    .selectAll()
+    .where('transfer_id', '=', id)
+    .where('page', '>', after)
+    .orderBy('page')
+    .limit(limit);
+  return open ? found.where('ended_ms', 'is', null) : found;
+}
+
+async function planOf(db: Db, id: string) {
+  const row = await db
+    .selectFrom('tree_pages')
+    .select(({ fn }) => [
+      fn.countAll<number>().as('pages'),
+      fn.sum<number | null>('files').as('files'),
+      fn.sum<number | null>('bytes').as('bytes'),
+    ])
+    .where('transfer_id', '=', id)
+    .executeTakeFirstOrThrow();
+  return { pages: Number(row.pages), files: Number(row.files), bytes: Number(row.bytes) };
+}
+
+async function totalsOf(db: Db, id: string): Promise<TreeCounts> {
+  const row = await db
+    .selectFrom('tree_pages')
+    .select(({ fn }) => [
+      fn.sum<number | null>('done_files').as('done_files'),
+      fn.sum<number | null>('done_bytes').as('done_bytes'),
+      fn.sum<number | null>('skipped_files').as('skipped_files'),
+      fn.sum<number | null>('skipped_bytes').as('skipped_bytes'),
+      fn.sum<number | null>('failed_files').as('failed_files'),
+      fn.sum<number | null>('failed_bytes').as('failed_bytes'),
+    ])
+    .where('transfer_id', '=', id)
+    .executeTakeFirstOrThrow();
+  return countsOf(row);
+}
+
+type CountColumns<N> = Record<`${keyof TreeCounts}_${'files' | 'bytes'}`, N>;
+
+/** The sum of no rows is null. */
+const countsOf = (row: CountColumns<number | null>): TreeCounts => ({
+  done: { files: Number(row.done_files), bytes: Number(row.done_bytes) },
+  skipped: { files: Number(row.skipped_files), bytes: Number(row.skipped_bytes) },
+  failed: { files: Number(row.failed_files), bytes: Number(row.failed_bytes) },
+});
+
+const columnsOf = ({ done, skipped, failed }: TreeCounts): CountColumns<number> => ({
+  done_files: done.files,
+  done_bytes: done.bytes,
+  skipped_files: skipped.files,
+  skipped_bytes: skipped.bytes,
+  failed_files: failed.files,
+  failed_bytes: failed.bytes,
+});
+
+const pageOf = (row: Row): TreePage => ({
+  page: row.page,
+  files: row.files,
+  bytes: row.bytes,
+  ended: row.ended_ms !== null,
+  ...countsOf(row),
+  failure: failureOfRow(row),
+});

@@ -1,0 +1,202 @@
+/**
+ * Copies that S3 makes on its own side, from one object of a server to another: whole objects of up to 5 GiB by one
+ * request, larger ones as parts of an upload. A source is pinned to its version by `x-amz-copy-source-if-match`, which
+ * MinIO and versitygw obey; conditions on the target of a copy they ignore, so a conditional copy goes through an upload
+ * of one part. Needs GetObject on the source's bucket.
+ */
+import { createHash, randomUUID } from 'node:crypto';
+import { CopyObjectCommand, UploadPartCopyCommand } from '@aws-sdk/client-s3';
+import { Failure } from '../../errors.ts';
+import type { StorePath } from '../../path.ts';
+import type {
+  ByteRange,
+  Call,
+  CopySource,
+  FileEntry,
+  Receipt,
+  ServerCopy,
+  Upload,
+  WriteCall,
+} from '../driver.ts';
+import { bareTag, crcOf, quotedTag, refusalOf, type S3Connection } from './s3-client.ts';
+import type { S3Settings } from './s3-config.ts';
+import { escapeText, LONG_ANSWER_MS } from './s3-http.ts';
+import type { S3Multipart } from './s3-multipart.ts';
+
+const GiB = 1024 ** 3;
+
+export class S3Copy implements ServerCopy {
+  readonly realm: string;
+  readonly maxBytes = 5 * GiB;
+  readonly #s3: S3Connection;
+  readonly #multipart: S3Multipart;
+  readonly #head: (path: StorePath, call: Call) => Promise<FileEntry>;
+
+  /** `head` is the driver's own. */
+  constructor(
+    s3: S3Connection,
+    settings: S3Settings,
+    multipart: S3Multipart,
+    head: (path: StorePath, call: Call) => Promise<FileEntry>,
+  ) {
+    this.realm = realmOf(settings);
+    this.#s3 = s3;
+    this.#multipart = multipart;
+    this.#head = head;
+  }
+
+  /** As `x-amz-copy-source` wants it: bucket and key, each segment percent-encoded. */
+  source(path: StorePath): string {
+    const { place } = this.#s3;
+    return `${place.bucket}/${this.#s3.keyOf(path)}`.split('/').map(escapeText).join('/');
+  }
+
+  async copy(
+    from: CopySource & { readonly size: number },
+    path: StorePath,
+    call: WriteCall,
+  ): Promise<FileEntry> {
+    if (call.mode === 'create' || call.ifMatch !== undefined) return this.#throughUpload(from, path, call);
+    const s3 = this.#s3;
+    const { CopyObjectResult: copied } = await s3
+      .call(
+        call.signal,
+        (client, options) =>
+          client.send(
+            new CopyObjectCommand({
+              ...s3.objectArgs(call),
+              ...s3.common,
+              ...this.#from(from),
+              Key: s3.keyOf(path),
+              MetadataDirective: 'REPLACE',
+              TaggingDirective: 'REPLACE',
+              ChecksumAlgorithm: 'CRC32',
+            }),
+            options,
+          ),
+        LONG_ANSWER_MS,
+      )
+      .catch((error: unknown) => {
+        throw refusalOf(error, { mode: 'replace', ifMatch: from.etag });
+      });
+    if (!copied?.ETag) throw noResult();
+    const entry: FileEntry = {
+      kind: 'file',
+      path,
+      size: from.size,
+      etag: bareTag(copied.ETag),
+      modifiedMs: copied.LastModified?.getTime() ?? Math.floor(Date.now() / 1000) * 1000,
+      token: call.token,
+    };
+    const told = copied.ChecksumType === 'COMPOSITE' ? undefined : crcOf(copied.ChecksumCRC32);
+    if (told !== undefined) return { ...entry, crc32: told };
+    // MinIO takes a CRC32 and tells it only to who asks for the object; a size is told nowhere else
+    const there = await this.#head(path, call);
+    return there.etag === entry.etag ? there : entry;
+  }
+
+  begin(path: StorePath, call: WriteCall): Promise<Upload> {
+    return this.#multipart.beginUnchecked(path, call);
+  }
+
+  part(
+    from: CopySource,
+    range: ByteRange,
+    upload: Upload,
+    part: { readonly number: number },
+    call: Call,
+  ): Promise<Receipt> {
+    return this.#part(from, { size: range.end - range.start, range }, upload, part.number, call);
+  }
+
+  /** Without a range it is the whole: Amazon takes ranges of objects above 5 MiB only. */
+  async #part(
+    from: CopySource,
+    { size, range }: { readonly size: number; readonly range?: ByteRange },
+    upload: Upload,
+    number: number,
+    call: Call,
+  ): Promise<Receipt> {
+    const s3 = this.#s3;
+    const { CopyPartResult: copied } = await s3
+      .call(
+        call.signal,
+        (client, options) =>
+          client.send(
+            new UploadPartCopyCommand({
+              ...s3.common,
+              ...s3.sseCustomer,
+              ...this.#from(from),
+              Key: s3.keyOf(upload.path),
+              UploadId: upload.id,
+              PartNumber: number,
+              ...(range && { CopySourceRange: `bytes=${range.start}-${range.end - 1}` }),
+            }),
+            options,
+          ),
+        LONG_ANSWER_MS,
+      )
+      .catch((error: unknown) => {
+        throw refusalOf(error, { mode: 'replace', ifMatch: from.etag });
+      });
+    if (!copied?.ETag) throw noResult();
+    // no CRC32, should there be one: of a part versitygw tells that of the whole source
+    return { number, size, etag: bareTag(copied.ETag) };
+  }
+
+  async #throughUpload(
+    from: CopySource & { readonly size: number },
+    path: StorePath,
+    call: WriteCall,
+  ): Promise<FileEntry> {
+    const upload = await this.#multipart.beginUnchecked(path, call);
+    try {
+      const receipt =
+        from.size === 0 // an empty part cannot be copied, and all empty objects are alike
+          ? await this.#multipart.part(upload, { number: 1 }, { size: 0, open: () => [] }, call)
+          : await this.#part(from, { size: from.size }, upload, 1, call);
+      return await this.#multipart.finish(upload, [receipt], { size: from.size }, call);
+    } catch (error) {
+      // what is left where this fails as well, gc finds by its key
+      await this.#multipart.abandon(upload, call).catch(() => undefined);
+      throw error;
+    }
+  }
+
+  #from({ source, etag }: CopySource) {
+    const { common, sseCustomer } = this.#s3;
+    const { SSECustomerAlgorithm, SSECustomerKey, SSECustomerKeyMD5 } = sseCustomer;
+    return {
+      CopySource: source,
+      CopySourceIfMatch: quotedTag(etag),
+      ...(common.ExpectedBucketOwner && { ExpectedSourceBucketOwner: common.ExpectedBucketOwner }),
+      ...(SSECustomerAlgorithm && { CopySourceSSECustomerAlgorithm: SSECustomerAlgorithm }),
+      ...(SSECustomerKey && { CopySourceSSECustomerKey: SSECustomerKey }),
+      ...(SSECustomerKeyMD5 && { CopySourceSSECustomerKeyMD5: SSECustomerKeyMD5 }),
+    };
+  }
+}
+
+/** One server, one identity, one customer's key and owner: then what one may read, the other may copy. */
+function realmOf({ endpoint, signature, credentials, expectedBucketOwner, extraArgs }: S3Settings): string {
+  const { SSECustomerAlgorithm, SSECustomerKey, ExpectedBucketOwner, RequestPayer } = extraArgs;
+  const whoWeAre =
+    signature === 'unsigned'
+      ? 'anonymous'
+      : credentials === undefined
+        ? 'chain' // one process has one of it
+        : (credentials.identity ?? randomUUID());
+  const facts = [
+    endpoint ?? 'amazon',
+    whoWeAre,
+    expectedBucketOwner ?? ExpectedBucketOwner ?? '',
+    RequestPayer ?? '',
+    SSECustomerAlgorithm ?? '',
+    SSECustomerKey ?? '',
+  ];
+  return `s3-${createHash('sha256').update(JSON.stringify(facts)).digest('hex').slice(0, 32)}`;
+}
+
+/** An answer that began as a success and then told of none (Amazon keeps a long copy's line busy that way). */
+const noResult = (): Failure =>
+  new Failure('unavailable', 'the server answered a copy without saying what it made');

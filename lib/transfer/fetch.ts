@@ -1,0 +1,127 @@
+/** One attempt of a download: an object of a store into staging, where it stays until its lease ends. */
+import type { PartedUpload } from '../ledger/contract.ts';
+import type { Place, Transfer, TransferResult } from '../ledger/transfer.ts';
+import { parsePath } from '../path.ts';
+import type { Attempt, AttemptEnd } from './attempt.ts';
+import type { TransferDeps } from './deps.ts';
+import { joinParts } from './join.ts';
+import { isLost, isOf, multipartAt, partBytesOf, type Whole } from './parts.ts';
+import { findSource, headOrNothing, type Source } from './plan.ts';
+import {
+  assertUncontradicted,
+  demands,
+  needsOnePass,
+  partsOf,
+  sourceChecks,
+  tokenOf,
+  wholeOf,
+} from './send.ts';
+
+/** What is known of bytes that are staged now. */
+type Staged = Pick<TransferResult, 'size' | 'sha256' | 'verified'>;
+
+export async function fetchToStaging(
+  deps: TransferDeps,
+  row: Transfer,
+  attempt: Attempt,
+): Promise<AttemptEnd> {
+  const source = await findSource(deps, row, attempt.signal);
+  assertUncontradicted(row, source);
+  const inParts = needsOnePass(row, source) ? undefined : await stageInParts(deps, row, source, attempt);
+  if (inParts === 'handed-out') return inParts;
+  const staged = inParts ?? (await stageInOnePass(deps, row, source, attempt));
+  const result: TransferResult = {
+    outcome: 'ready',
+    ...staged,
+    ...(source.entry && { etag: source.entry.etag }),
+  };
+  const stagedUntilMs = Date.now() + attempt.leaseMs;
+  if (await deps.ledger.transfers.end(row.id, row.epoch, { state: 'succeeded', result, stagedUntilMs }))
+    return 'succeeded';
+  // cancelled at the last moment: nobody else would remove the bytes before long
+  const wanted = await deps.ledger.transfers.holdingStaged([row.id]);
+  if (!wanted.has(row.id)) await freeFile(deps, row.id);
+  return 'stale';
+}
+
+async function stageInParts(
+  deps: TransferDeps,
+  row: Transfer,
+  source: Source,
+  attempt: Attempt,
+): Promise<Staged | 'handed-out' | undefined> {
+  const { size, sha256 } = source.known;
+  const to: Place = { store: deps.staging.store.name, path: parsePath(row.id) };
+  const whole = wholeOf(row, to, source);
+  if (partBytesOf(deps, whole, attempt.parts.thresholdBytes) === undefined) return undefined;
+  const [upload] = await deps.ledger.uploads.partedOf(row.id);
+  if (!upload) await deps.staging.makeRoom(size);
+  else if (await wasJoined(deps, upload, whole, attempt.signal))
+    return { size, ...(sha256 !== undefined && { sha256 }), verified: [{ check: 'size', by: 'staging' }] };
+  const ready = await partsOf({ deps, row, to, source }, attempt);
+  if (ready === undefined || ready === 'handed-out') return ready;
+  const { parts, crc32, checks } = ready;
+  attempt.onRest();
+  const { signal } = attempt;
+  await joinParts(deps, parts, { crc32, mode: 'replace', token: tokenOf(row), signal });
+  return {
+    size,
+    ...(sha256 !== undefined && { sha256 }),
+    verified: [{ check: 'size', by: 'staging' }, ...checks],
+  };
+}
+
+/** By a worker that died before it could say so: its upload is over, and what it was for is there. */
+async function wasJoined(
+  deps: TransferDeps,
+  upload: PartedUpload,
+  whole: Pick<Whole, 'to' | 'size' | 'from'>,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const { to, size } = whole;
+  const there = await headOrNothing(deps.staging.store, to, signal);
+  if (!there || upload.uploadId === undefined) return false;
+  if (isOf(upload, whole) && there.size === size) {
+    const parts = multipartAt(deps, to).parts({ path: to.path, id: upload.uploadId }, { signal });
+    try {
+      for await (const _ of parts) break;
+    } catch (error) {
+      if (isLost(error, upload)) return true;
+      throw error;
+    }
+  }
+  // of another version of the source: never to be taken for this one's
+  await deps.staging.store.remove([to.path], signal);
+  return false;
+}
+
+async function stageInOnePass(
+  deps: TransferDeps,
+  row: Transfer,
+  source: Source,
+  { signal, onProgress, onRest }: Attempt,
+): Promise<Staged> {
+  const { size } = source.known;
+  const digests = await deps.staging.stage(row.id, source.bytes(signal), {
+    tooLarge: 'invalid',
+    signal,
+    size,
+    ...demands(row, source),
+    onProgress: (done) => onProgress(done, size),
+    onRest,
+  });
+  return {
+    size: digests.size,
+    sha256: digests.sha256,
+    verified: [{ check: 'size', by: 'staging' }, ...sourceChecks(row, source)],
+  };
+}
+
+/** Never throws: gc removes what this does not. */
+export async function freeFile(deps: TransferDeps, transfer: string): Promise<void> {
+  try {
+    await deps.staging.free(transfer, AbortSignal.timeout(10_000));
+  } catch (error) {
+    deps.log.warn({ transfer, err: error }, 'could not remove a staged file; gc will');
+  }
+}

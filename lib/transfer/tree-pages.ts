@@ -1,0 +1,134 @@
+/**
+ * The plan of a tree and what became of its files: pages of JSON lines in staging, named by the transfer and the page,
+ * which is a row of the ledger. They stay as long as the transfer can be retried, and are how its files are looked up.
+ */
+import { Failure, type FailureKind, failureOf } from '../errors.ts';
+import { joinPath, type StorePath } from '../path.ts';
+import type { Bytes } from '../stores/driver.ts';
+import type { Staging } from './staging.ts';
+
+/** A file as it was listed. */
+export interface PlannedFile {
+  /** Below the tree's root; `''` is the object at the root's own path. */
+  readonly path: StorePath;
+  /** Bytes. */
+  readonly size: number;
+  readonly etag: string;
+}
+
+export const FILE_STATES = ['done', 'skipped', 'failed'] as const;
+export type FileState = (typeof FILE_STATES)[number];
+/** `superseded`: somebody who was accepted later has written or removed it already. */
+export const FILE_OUTCOMES = ['published', 'removed', 'skipped', 'superseded'] as const;
+export type FileOutcome = (typeof FILE_OUTCOMES)[number];
+
+export type FileEnd =
+  | { readonly state: 'done' | 'skipped'; readonly outcome: FileOutcome }
+  | { readonly state: 'failed'; readonly failure: FileFailure };
+export interface FileFailure {
+  readonly kind: FailureKind;
+  readonly message: string;
+}
+/** `size`: where what was carried is another version than was planned, that one's. */
+export type EndedFile = { readonly path: StorePath; readonly size: number } & FileEnd;
+
+/** What is known of a page: of each file its end, if it has one. */
+export interface PageResult {
+  /** Those that failed for good in an older epoch are tried again: somebody asked for that. */
+  readonly epoch: number;
+  /** Rounds in which the store as a whole was in trouble. */
+  readonly spent: number;
+  readonly files: readonly EndedFile[];
+}
+
+const FILE_NAME = /^([a-z0-9]+)-(?:plan|done)-\d+$/;
+
+/** The transfer that a staged file belongs to. */
+export const ownerOf = (staged: string): string => FILE_NAME.exec(staged)?.[1] ?? staged;
+
+const planName = (id: string, page: number): string => `${id}-plan-${page}`;
+const resultName = (id: string, page: number): string => `${id}-done-${page}`;
+
+export const below = (root: StorePath, path: StorePath): StorePath => joinPath(root, path);
+
+export function writePlanPage(
+  staging: Staging,
+  id: string,
+  page: number,
+  files: readonly PlannedFile[],
+  signal: AbortSignal,
+): Promise<void> {
+  return write(staging, planName(id, page), files, signal);
+}
+
+/** @throws Failure `not-found`: it is not kept any more */
+export async function readPlanPage(
+  staging: Staging,
+  id: string,
+  page: number,
+  signal: AbortSignal,
+): Promise<PlannedFile[]> {
+  return (await read(staging, planName(id, page), signal)) as PlannedFile[];
+}
+
+export function writeResult(
+  staging: Staging,
+  id: string,
+  page: number,
+  { epoch, spent, files }: PageResult,
+  signal: AbortSignal,
+): Promise<void> {
+  return write(staging, resultName(id, page), [{ epoch, spent }, ...files], signal);
+}
+
+/** `undefined`: none was written yet. */
+export async function readResult(
+  staging: Staging,
+  id: string,
+  page: number,
+  signal: AbortSignal,
+): Promise<PageResult | undefined> {
+  try {
+    const [head, ...files] = await read(staging, resultName(id, page), signal);
+    return { ...(head as Pick<PageResult, 'epoch' | 'spent'>), files: files as EndedFile[] };
+  } catch (error) {
+    if (failureOf(error).kind === 'not-found') return undefined;
+    throw error;
+  }
+}
+
+async function write(
+  staging: Staging,
+  name: string,
+  lines: readonly object[],
+  signal: AbortSignal,
+): Promise<void> {
+  const text = Buffer.from(lines.map((line) => `${JSON.stringify(line)}\n`).join(''));
+  await staging.stage(name, once(text), { signal, size: text.length });
+}
+
+async function* once(bytes: Uint8Array): Bytes {
+  yield bytes;
+}
+
+async function read(staging: Staging, name: string, signal: AbortSignal): Promise<unknown[]> {
+  const { bytes } = await staging.open(name, undefined, signal);
+  const chunks: Buffer[] = [];
+  for await (const chunk of bytes) chunks.push(Buffer.from(chunk)); // copied: chunks are lent
+  const text = Buffer.concat(chunks).toString();
+  try {
+    return text
+      .split('\n')
+      .filter((line) => line !== '')
+      .map((line) => JSON.parse(line) as unknown);
+  } catch (error) {
+    throw new Failure(
+      'bug',
+      `the staged page ${name} is damaged: submit the transfer again`,
+      {},
+      {
+        cause: error,
+      },
+    );
+  }
+}

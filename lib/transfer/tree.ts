@@ -1,0 +1,116 @@
+/**
+ * A tree's own job: plans it once, hands its pages out as jobs, and when all have ended says how the whole did. It may
+ * run any number of times; what is planned and what has ended is the ledger's word.
+ */
+import { Failure } from '../errors.ts';
+import type { Place, Transfer, TransferResult, TreeCounts, TreePage } from '../ledger/transfer.ts';
+import { nameOf, storeAt } from './deps.ts';
+import { stageArchive } from './tree-archive.ts';
+import { planTree, type TreeDeps } from './tree-plan.ts';
+
+/** Pages with a job at once: what a million files are. */
+const OUTSTANDING = 1000;
+const LOOK_PAGES = 500;
+/** How soon it is looked again whether older transfers have ended. */
+const COME_BACK_MS = 2000;
+
+export interface TreeAttempt {
+  readonly signal: AbortSignal;
+  /** How long the bytes of a download stay unless they are read; ms. */
+  readonly leaseMs: number;
+  /** How long the plan of one that failed stays, so that it can be retried; ms. */
+  readonly keepMs: number;
+  onProgress(done: number, total: number | undefined): void;
+  /** From here on nothing moves that could be seen: a store syncs, or clears away folders. */
+  onRest(): void;
+  /** A job for each; those that have one keep it. */
+  handOut(pages: readonly TreePage[]): Promise<void>;
+}
+
+/** `handed-out`: its pages are jobs of their own now, and another attempt goes on when they have ended. */
+export type TreeEnd = 'succeeded' | 'failed' | 'handed-out' | 'stale';
+
+/** @param row as `start` answered it. @throws Failure why this attempt did not end it */
+export async function runTree(deps: TreeDeps, row: Transfer, attempt: TreeAttempt): Promise<TreeEnd> {
+  if (row.kind === 'download') return archiveTree(deps, row, attempt);
+  const { trees } = deps.ledger;
+  if (await trees.olderWaiting(row.id)) throw notYet(row);
+  if (!(await trees.planned(row.id)).complete) {
+    const root = placeOf(row, row.kind === 'delete' ? row.to : row.from);
+    const { signal } = attempt;
+    const onPlanned = (): void => attempt.onProgress(0, undefined);
+    if (!(await planTree(deps, row, root, { signal, onPlanned }))) return 'stale';
+  }
+  const open = await trees.openPages(row.id, -1, OUTSTANDING);
+  if (open.length === 0) return endTree(deps, row, attempt);
+  await attempt.handOut(open);
+  return 'handed-out';
+}
+
+const notYet = ({ to }: Transfer): Failure =>
+  new Failure(
+    'busy',
+    `could not begin with the tree at ${to ? nameOf(to) : 'its target'}: transfers that were accepted before it have not ended there`,
+    { op: 'publish', retryAfterMs: COME_BACK_MS },
+  );
+
+function placeOf({ id, kind }: Transfer, place: Place | undefined): Place {
+  if (place) return place;
+  throw new Failure('bug', `the tree ${id} (${kind}) lacks a place: submit it again`);
+}
+
+async function endTree(
+  deps: TreeDeps,
+  row: Transfer,
+  { signal, keepMs, onRest }: TreeAttempt,
+): Promise<TreeEnd> {
+  const { trees, transfers, objects } = deps.ledger;
+  onRest();
+  if (row.kind === 'delete') {
+    const to = placeOf(row, row.to);
+    await storeAt(deps, to).prune(to.path, signal);
+    await objects.forget(to);
+  }
+  const files = await trees.totals(row.id);
+  if (files.failed.files > 0) {
+    const failure = await failureOfTree(deps, row, files);
+    const stagedUntilMs = Date.now() + keepMs;
+    const ended = await transfers.end(row.id, row.epoch, { state: 'failed', failure, stagedUntilMs });
+    return ended ? 'failed' : 'stale';
+  }
+  const outcome = row.kind === 'delete' ? 'removed' : 'published';
+  const result: TransferResult = { outcome, size: files.done.bytes, files, verified: [] };
+  return (await transfers.end(row.id, row.epoch, { state: 'succeeded', result })) ? 'succeeded' : 'stale';
+}
+
+/** It has the kind of the first one's. */
+async function failureOfTree(deps: TreeDeps, { id }: Transfer, { done, skipped, failed }: TreeCounts) {
+  const all = done.files + skipped.files + failed.files;
+  const count = (files: number): string => files.toLocaleString('en-US');
+  for (let after = -1; ; ) {
+    const pages = await deps.ledger.trees.pages(id, after, LOOK_PAGES);
+    const first = pages.find(({ failure }) => failure)?.failure;
+    if (first) {
+      const message = `${count(failed.files)} of ${count(all)} files failed, the first: ${first.message}`;
+      return { kind: first.kind, message };
+    }
+    const last = pages.at(-1);
+    if (!last) throw new Failure('bug', `the tree ${id} has failed files on no page`);
+    after = last.page;
+  }
+}
+
+async function archiveTree(deps: TreeDeps, row: Transfer, attempt: TreeAttempt): Promise<TreeEnd> {
+  const result = await stageArchive(deps, row, placeOf(row, row.from), attempt);
+  const stagedUntilMs = Date.now() + attempt.leaseMs;
+  const { transfers } = deps.ledger;
+  if (await transfers.end(row.id, row.epoch, { state: 'succeeded', result, stagedUntilMs }))
+    return 'succeeded';
+  // cancelled at the last moment: nobody else would remove the bytes before long
+  const wanted = await transfers.holdingStaged([row.id]);
+  if (!wanted.has(row.id))
+    await deps.staging.free(row.id, AbortSignal.timeout(10_000)).catch((error: unknown) => {
+      deps.log.warn({ transfer: row.id, err: error }, 'could not remove a staged archive; gc will');
+    });
+  return 'stale';
+}

@@ -129,13 +129,13 @@ requireServer('promtool')('metrics', () => {
     await service.startWorker({ lockMs: 1000, stalledMs: 500 });
     const from = `file://${service.attic}/long.bin`;
     const { id } = await viewIn(await service.submit({ kind: 'download', from }), 202);
-    const inFlight = async () =>
-      (await scrape('worker')).get('longshore_transfers_in_flight{kind="download"}');
-    await expect.poll(inFlight, { interval: 5, timeout: 20_000 }).toBe(1);
     const redis = new Redis(service.redis.url);
-    await redis.set(`{longshore}:download:${id}-1:lock`, 'somebody else');
-    const losses = async () => (await scrape('worker')).get('longshore_lock_losses_total{queue="download"}');
-    await expect.poll(losses, { interval: 20, timeout: 20_000 }).toBe(1);
+    const locks = () => redis.keys('{longshore}:multipart-part:*:lock');
+    await expect.poll(locks, { interval: 5, timeout: 20_000 }).not.toEqual([]);
+    for (const lock of await locks()) await redis.set(lock, 'somebody else', 'XX');
+    const losses = async () =>
+      Number((await scrape('worker')).get('longshore_lock_losses_total{queue="multipart-part"}'));
+    await expect.poll(losses, { interval: 20, timeout: 20_000 }).toBeGreaterThan(0);
     await service.fetch(`/api/v1/transfers/${id}`, { method: 'DELETE' });
     await redis.quit();
   });

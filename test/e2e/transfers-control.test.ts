@@ -113,7 +113,7 @@ describe('readiness', () => {
       return { status: answer.status, ...((await answer.json()) as { problems: Record<string, string> }) };
     };
     expect(await ready()).toEqual({ status: 200, ready: true, problems: {} });
-    expect(service.staged()).toEqual([]);
+    await expect.poll(() => service.staged()).toEqual([]);
     rmSync(service.staging, { recursive: true });
     writeFileSync(service.staging, 'no folder');
     await expect.poll(ready, { timeout: 40_000 }).toMatchObject({

@@ -29,7 +29,7 @@ describe('an Idempotency-Key', () => {
     const ended = await service.ended(views[0]!.id);
     expect(ended.state).toBe('succeeded');
     expect(readFileSync(join(service.root, 'once.bin')).equals(body)).toBe(true);
-    expect(service.staged()).toEqual([]);
+    await expect.poll(() => service.staged()).toEqual([]);
     const list = (await (await service.fetch('/api/v1/transfers')).json()) as { transfers: unknown[] };
     expect(list.transfers).toHaveLength(1);
   });
@@ -53,7 +53,7 @@ describe('an Idempotency-Key', () => {
     expect(answer.headers.get('idempotency-replayed')).toBe('true');
     expect(answer.headers.get('location')).toBe(`/api/v1/transfers/${first.id}`);
     expect(await viewIn(answer, 202)).toMatchObject({ id: first.id, state: 'succeeded' });
-    expect(service.staged()).toEqual([]);
+    await expect.poll(() => service.staged()).toEqual([]);
   });
 
   test('with another request is refused: other bytes, path, options or route', async () => {
@@ -71,7 +71,7 @@ describe('an Idempotency-Key', () => {
       expect((await errorOf(answer)).code).toBe('INVALID_PARAMETER_VALUE');
     }
     await service.ended(id);
-    expect(service.staged()).toEqual([]);
+    await expect.poll(() => service.staged()).toEqual([]);
   });
 
   test('does not mind in which order fields and labels are written', async () => {

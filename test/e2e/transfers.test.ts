@@ -84,7 +84,7 @@ describe('an upload', () => {
     });
     expect(answer.status).toBe(400);
     expect((await errorOf(answer)).code).toBe('INVALID_PARAMETER_VALUE');
-    expect(service.staged()).toEqual([]);
+    await expect.poll(() => service.staged()).toEqual([]);
   });
 
   test('onto what is there fails, is skipped, or replaces, as it was told', async () => {

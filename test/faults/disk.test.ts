@@ -92,7 +92,7 @@ suite(`a full disk${reason === undefined ? '' : ` [${reason}]`}`, () => {
     for (const id of [before.id, ...accepted]) expect((await service.ended(id)).state).toBe('succeeded');
     const after = await viewIn(await service.put('after', 'a'), 202);
     expect((await service.ended(after.id)).state).toBe('succeeded');
-    expect(service.staged()).toEqual([]);
+    await expect.poll(() => service.staged()).toEqual([]);
   });
 
   test('under staging: 507, nothing is left behind, and smaller ones go on', async () => {

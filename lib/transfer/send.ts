@@ -118,7 +118,7 @@ export async function partsOf(
     source,
     mediaType,
   }: Pick<Sending, 'deps' | 'row' | 'to' | 'source'> & { readonly mediaType?: string },
-  { signal, parts: jobs }: Attempt,
+  { signal, onProgress, parts: jobs }: Attempt,
 ): Promise<ReadyParts | 'handed-out' | undefined> {
   const whole: Whole = {
     ...wholeOf(row, to, source),
@@ -135,6 +135,7 @@ export async function partsOf(
     return 'handed-out';
   }
   const { crc32, compared } = await assertParts(deps, parts, source.known.crc32);
+  onProgress(whole.size, whole.size);
   return { parts, crc32, checks: [...clientChecks(row), ...(compared ? crcCheck(row, source) : [])] };
 }
 

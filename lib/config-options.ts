@@ -188,7 +188,7 @@ export const configSchema = z.object({
       value: 'size',
       unit: 'bytes',
       group: 'Storage',
-      help: 'memory that one process uses for bytes in flight; more clients wait',
+      help: 'memory that one process uses for bytes in flight (small bodies and first bytes may add three eighths); more clients wait',
     }),
 
   authFile: file().optional().register(options, {

@@ -113,6 +113,8 @@ export class Digester {
 }
 
 export const hexOfCrc = (crc: number): string => crc.toString(16).padStart(8, '0');
+export const crcOfHex = (hex: string | undefined): number | undefined =>
+  hex === undefined ? undefined : Number.parseInt(hex, 16);
 
 /** CRC32 of the whole, from its blocks'. */
 export function wholeCrc({ size, blockCrcs }: Pick<Digests, 'size' | 'blockCrcs'>): number {

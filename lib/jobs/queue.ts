@@ -145,13 +145,17 @@ export class Queue implements RedisPlace {
     const plain = jobs.filter(({ turn }) => !turn);
     if (plain.length > 0) await bull.addBulk(plain);
     const inTurn = jobs.flatMap(({ turn, ...job }) => (turn ? [{ turn, ...job }] : []));
-    if (inTurn.length === 0) return;
+    if (inTurn.length > 0) await this.#addInTurn(queue, inTurn);
+  }
+
+  async #addInTurn(queue: QueueName, jobs: readonly (NewJob & { readonly turn: Turn })[]): Promise<void> {
+    const bull = await this.#open(queue);
     await this.#turns.give(
       queue,
-      inTurn.map(({ turn }) => turn),
+      jobs.map(({ turn }) => turn),
       (priorities) =>
         bull.addBulk(
-          inTurn.map(({ name, data, opts }, n) => ({
+          jobs.map(({ name, data, opts }, n) => ({
             name,
             data,
             opts: { ...opts, priority: priorities[n]! },
@@ -197,29 +201,22 @@ export class Queue implements RedisPlace {
       await askRedis('enqueue', async () => {
         const bull = await this.#open(parent.queue);
         const { line, again } = await this.#lineOfJob(bull, parent.jobId);
+        const opts = {
+          ...JOB_OPTIONS,
+          parent: { id: parent.jobId, queue: bull.qualifiedName },
+          removeDependencyOnFailure: true,
+        };
         const portion = children.slice(at, at + JOBS_AT_ONCE);
-        const alike = Map.groupBy(portion, ({ name, priority }) => `${JOBS[name].queue} ${priority}`);
-        for (const jobs of alike.values()) {
-          const { name, priority } = jobs[0]!;
-          const { queue } = JOBS[name];
-          const inQueue = await this.#open(queue);
-          const turns = jobs.map(() => ({ priority, line, again }));
-          await this.#turns.give(queue, turns, (priorities) =>
-            inQueue.addBulk(
-              jobs.map((job, n) => ({
-                name: job.name,
-                data: { ...parseNote(job.name, job.note), line },
-                opts: {
-                  ...JOB_OPTIONS,
-                  jobId: job.jobId,
-                  priority: priorities[n]!,
-                  parent: { id: parent.jobId, queue: bull.qualifiedName },
-                  removeDependencyOnFailure: true,
-                },
-              })),
-            ),
+        for (const [queue, alike] of Map.groupBy(portion, ({ name }) => JOBS[name].queue))
+          await this.#addInTurn(
+            queue,
+            alike.map(({ name, note, jobId, priority }) => ({
+              name,
+              data: { ...parseNote(name, note), line },
+              turn: { priority, line, again },
+              opts: { ...opts, jobId },
+            })),
           );
-        }
       });
   }
 

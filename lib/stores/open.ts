@@ -5,7 +5,8 @@ import type { Log } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
 import { joinPath, parsePath } from '../path.ts';
 import type { BufferPool } from './buffers.ts';
-import type { Bytes, Driver } from './driver.ts';
+import { collected, once } from './bytes.ts';
+import type { Driver } from './driver.ts';
 import type { S3Settings } from './drivers/s3-config.ts';
 import type { Gate } from './gate.ts';
 import type { StoreHealth } from './health.ts';
@@ -157,7 +158,7 @@ export async function checkStore(
     });
     await step('read', async () => {
       const read = await store.read(path, { signal });
-      if (!content.equals(await whole(read.bytes)))
+      if (!content.equals(await collected(read.bytes)))
         throw new Failure('corrupt', 'other bytes came back than were written');
     });
     await step('list', async () => {
@@ -170,14 +171,4 @@ export async function checkStore(
     throw error;
   }
   await step('delete', remove);
-}
-
-async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
-  yield bytes;
-}
-
-async function whole(bytes: Bytes): Promise<Buffer> {
-  const chunks: Uint8Array[] = [];
-  for await (const chunk of bytes) chunks.push(Uint8Array.from(chunk));
-  return Buffer.concat(chunks);
 }

@@ -4,6 +4,7 @@
  * and verified, then the ending is committed, then staging is freed; only then does the caller acknowledge the job.
  */
 import { pause } from '../deadline.ts';
+import { crcOfHex } from '../digests.ts';
 import { Failure } from '../errors.ts';
 import type { ObjectFacts } from '../ledger/contract.ts';
 import type { Place, Transfer, TransferKind, TransferResult } from '../ledger/transfer.ts';
@@ -147,8 +148,7 @@ async function publish(
     // a draft takes all that it was to compare for the client's wish; here some of it was staging's word
     verified: [...sent.checks, ...verified.filter((check) => check.by !== 'client')],
   };
-  const crc = crc32 === undefined ? undefined : Number.parseInt(crc32, 16);
-  return succeed(deps, row, result, { etag, size, sha256, crc32: crc });
+  return succeed(deps, row, result, { etag, size, sha256, crc32: crcOfHex(crc32) });
 }
 
 /** Exactly this object: what lies below the path stays. */

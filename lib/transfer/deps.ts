@@ -26,5 +26,11 @@ export function storeAt(deps: Pick<TransferDeps, 'stores'>, place: Place): Store
   });
 }
 
+/** Staging included; `undefined`: it is not configured here. */
+export const findStore = (
+  { stores, staging }: Pick<TransferDeps, 'stores' | 'staging'>,
+  { store }: Pick<Place, 'store'>,
+): Store | undefined => (store === staging.store.name ? staging.store : stores.get(store));
+
 /** `artifacts:models/w.bin`, as messages name it. */
 export const nameOf = (place: Place): string => `${place.store}:${place.path}`;

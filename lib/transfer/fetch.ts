@@ -35,12 +35,21 @@ export async function fetchToStaging(
     ...staged,
     ...(source.entry && { etag: source.entry.etag }),
   };
-  const stagedUntilMs = Date.now() + attempt.leaseMs;
-  if (await deps.ledger.transfers.end(row.id, row.epoch, { state: 'succeeded', result, stagedUntilMs }))
-    return 'succeeded';
+  return endStaged(deps, row, result, attempt.leaseMs);
+}
+
+/** Its bytes are staged whole, and stay for so long unless they are read; ms. */
+export async function endStaged(
+  deps: TransferDeps,
+  { id, epoch }: Transfer,
+  result: TransferResult,
+  leaseMs: number,
+): Promise<'succeeded' | 'stale'> {
+  const { transfers } = deps.ledger;
+  const stagedUntilMs = Date.now() + leaseMs;
+  if (await transfers.end(id, epoch, { state: 'succeeded', result, stagedUntilMs })) return 'succeeded';
   // cancelled at the last moment: nobody else would remove the bytes before long
-  const wanted = await deps.ledger.transfers.holdingStaged([row.id]);
-  if (!wanted.has(row.id)) await freeFile(deps, row.id);
+  if (!(await transfers.holdingStaged([id])).has(id)) await freeFile(deps, id);
   return 'stale';
 }
 

@@ -8,7 +8,7 @@ import type { OpenUpload } from '../ledger/contract.ts';
 import { hasEnded, type Transfer } from '../ledger/transfer.ts';
 import type { PendingUpload } from '../stores/driver.ts';
 import type { Store } from '../stores/store.ts';
-import type { TransferDeps } from './deps.ts';
+import { findStore, type TransferDeps } from './deps.ts';
 import type { StagedFile } from './staging.ts';
 import { ownerOf } from './tree-pages.ts';
 
@@ -137,7 +137,7 @@ async function uploads(deps: TransferDeps, opts: GcOptions): Promise<Collected> 
   for (const intent of known) {
     throwIfAborted(opts.signal);
     if (intent.transfer !== undefined) continue;
-    const store = storeOf(deps, intent);
+    const store = findStore(deps, intent.place);
     // a store that is not configured any more may come back, and its uploads with it
     if (!store || intent.intendedMs >= opts.nowMs - UNTOUCHED_MS || (await isRunning(deps, intent))) continue;
     await tally.remove(`${intent.place.store}:${intent.place.path}`, 0, async () => {
@@ -155,7 +155,7 @@ async function uploads(deps: TransferDeps, opts: GcOptions): Promise<Collected> 
 async function partedOfEnded(deps: TransferDeps, opts: GcOptions, tally: Tally): Promise<void> {
   for (const { id, place, uploadId } of await deps.ledger.uploads.partedOfEnded(PAGE * PAGES)) {
     throwIfAborted(opts.signal);
-    const store = storeOf(deps, { place });
+    const store = findStore(deps, place);
     if (!store) continue;
     await tally.remove(`${place.store}:${place.path}`, 0, async () => {
       if (opts.dryRun) return;
@@ -164,11 +164,6 @@ async function partedOfEnded(deps: TransferDeps, opts: GcOptions, tally: Tally):
     });
   }
 }
-
-const storeOf = (
-  { staging, stores }: TransferDeps,
-  { place }: Pick<OpenUpload, 'place'>,
-): Store | undefined => (place.store === staging.store.name ? staging.store : stores.get(place.store));
 
 /** `owner` is a token: transfer id, dash, epoch. An upload of an older epoch belongs to nobody. */
 async function isRunning(deps: TransferDeps, { owner }: OpenUpload): Promise<boolean> {

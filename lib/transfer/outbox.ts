@@ -5,10 +5,10 @@
 import type { Config } from '../config.ts';
 import { Failure, failureOf } from '../errors.ts';
 import type { Trees } from '../ledger/contract.ts';
-import { hasEnded, type Place, type Transfer } from '../ledger/transfer.ts';
+import { hasEnded, type Transfer } from '../ledger/transfer.ts';
 import type { Log } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
-import type { TransferDeps } from './deps.ts';
+import { findStore, type TransferDeps } from './deps.ts';
 import { releaseParts } from './parts.ts';
 
 /** The part of the queue that this needs. */
@@ -109,7 +109,10 @@ export class Outbox {
       // first, since others wait for these turns
       for (const id of await ledger.trees.claimedOfEnded(PAGE))
         if (await this.#isOver(id)) await ledger.trees.releaseEnded(id);
-      const left = (await ledger.uploads.partedOfEnded(PAGE)).filter(({ place }) => this.#isHere(place));
+      const left = (await ledger.uploads.partedOfEnded(PAGE)).filter(
+        // a store that is not configured any more may come back, and its uploads with it
+        ({ place }) => findStore(this.#deps, place) !== undefined,
+      );
       for (const id of new Set(left.map(({ transfer }) => transfer)))
         if (await this.#isOver(id)) await releaseParts(this.#deps, id, this.#closing.signal);
     } catch (error) {
@@ -123,11 +126,6 @@ export class Outbox {
     // accepted again meanwhile, it goes on with what it has; what is not in the ledger any more is gc's
     if (!transfer || !hasEnded(transfer.state)) return false;
     return !(await this.#deps.queue.hurry(transfer));
-  }
-
-  /** A store that is not configured any more may come back, and its uploads with it. */
-  #isHere({ store }: Place): boolean {
-    return store === this.#deps.staging.store.name || this.#deps.stores.has(store);
   }
 
   /** A page at once: the ledger commits them together. */

@@ -3,13 +3,13 @@
  * store is the ledger of parts: whoever goes on with an upload asks it which ones are missing, and only those are sent.
  * The row in the ledger says which upload that is, and how it was cut; it outlives epochs and workers.
  */
-import { BLOCK_BYTES, combineCrc, type Digests, hexOfCrc } from '../digests.ts';
+import { BLOCK_BYTES, combineCrc, crcOfHex, type Digests, hexOfCrc } from '../digests.ts';
 import { Failure } from '../errors.ts';
 import type { PartedUpload } from '../ledger/contract.ts';
 import type { Place } from '../ledger/transfer.ts';
 import type { ByteRange, Multipart, Receipt, ServerCopy } from '../stores/driver.ts';
 import type { Store } from '../stores/store.ts';
-import { nameOf, storeAt, type TransferDeps } from './deps.ts';
+import { findStore, nameOf, storeAt, type TransferDeps } from './deps.ts';
 
 const MIB = 1024 * 1024;
 const SMALLEST_PART_BYTES = 16 * MIB;
@@ -55,14 +55,15 @@ export interface PartJobs {
 
 /** The store at a place, which may be staging. */
 export const partedStore = (deps: TransferDeps, place: Place): Store =>
-  place.store === deps.staging.store.name ? deps.staging.store : storeAt(deps, place);
+  findStore(deps, place) ?? storeAt(deps, place);
+
+export interface OneServer {
+  readonly source: ServerCopy;
+  readonly target: ServerCopy;
+}
 
 /** The powers of both stores where they are on one server. */
-export function serverOf(
-  deps: TransferDeps,
-  from: Place,
-  to: Place,
-): { readonly source: ServerCopy; readonly target: ServerCopy } | undefined {
+export function serverOf(deps: TransferDeps, from: Place, to: Place): OneServer | undefined {
   const source = storeAt(deps, from).serverCopy;
   const target = partedStore(deps, to).serverCopy;
   return source && target && source.realm === target.realm ? { source, target } : undefined;
@@ -102,24 +103,51 @@ export function crcOfRange({ size, blockCrcs }: Digests, { start, end }: ByteRan
   return crc;
 }
 
-export interface OpenOptions {
-  /** As `partBytesOf` says; what the upload was begun with stays. */
-  readonly partBytes: number;
+export interface GatherOptions {
   /** Of staged bytes: a part that is not what they say is missing. */
   readonly digests?: Digests | undefined;
+  /** CRC32 of the source, as hex. */
+  readonly known: string | undefined;
   readonly jobs: PartJobs;
   readonly signal: AbortSignal;
 }
 
+/** All parts, which are the source's bytes together. */
+export interface GatheredParts {
+  readonly parts: Parts;
+  /** Of the whole, where anybody knows it. */
+  readonly crc32: number | undefined;
+  /** The parts' CRC32 and the source's are the same. */
+  readonly compared: boolean;
+}
+
 /**
- * The upload of this owner, begun if nobody has, and what the store has of it.
+ * All parts, once the store has them; until then those that are missing become jobs.
+ * @returns undefined where it is not to go in parts
+ * @throws Failure as `openParts` and `assertParts`
+ */
+export async function gatherParts(
+  deps: TransferDeps,
+  whole: Whole,
+  { digests, known, jobs, signal }: GatherOptions,
+): Promise<GatheredParts | 'handed-out' | undefined> {
+  const partBytes = partBytesOf(deps, whole, jobs.thresholdBytes);
+  if (partBytes === undefined) return undefined;
+  const parts = await openParts(deps, whole, { partBytes, digests, jobs, signal });
+  if (parts.missing.length === 0) return { parts, ...(await assertParts(deps, parts, known)) };
+  await jobs.handOut(parts);
+  return 'handed-out';
+}
+
+/**
+ * The upload of this owner, begun if nobody has (what it was begun with stays), and what the store has of it.
  * @throws Failure why one of its parts was given up since this was last asked; `unavailable` where the source is another
  *   one than the parts there are of: they are abandoned, and the next attempt starts over
  */
-export async function openParts(
+async function openParts(
   deps: TransferDeps,
   whole: Whole,
-  { partBytes, digests, jobs, signal }: OpenOptions,
+  { partBytes, digests, jobs, signal }: Omit<GatherOptions, 'known'> & { readonly partBytes: number },
 ): Promise<Parts> {
   const { uploads } = deps.ledger;
   const { to: place, owner, size, from } = whole;
@@ -249,14 +277,14 @@ export function crcOfParts({ receipts }: Parts): number | undefined {
  * @returns that of the whole where anybody knows it, and whether the parts' and the source's were compared
  * @throws Failure `corrupt`: all of them are given up, for none can be told from the others
  */
-export async function assertParts(
+async function assertParts(
   deps: TransferDeps,
   parts: Parts,
   known: string | undefined,
-): Promise<{ readonly crc32: number | undefined; readonly compared: boolean }> {
+): Promise<Omit<GatheredParts, 'parts'>> {
   const crc = crcOfParts(parts);
   if (known === undefined) return { crc32: crc, compared: false };
-  if (crc === undefined) return { crc32: Number.parseInt(known, 16), compared: false };
+  if (crc === undefined) return { crc32: crcOfHex(known), compared: false };
   if (hexOfCrc(crc) === known) return { crc32: crc, compared: true };
   await abandonParts(deps, parts.upload);
   const { place, from } = parts.upload;

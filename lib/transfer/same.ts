@@ -19,6 +19,13 @@ export const knownOf = (digests: Digests): Known => ({
   crc32: hexOfCrc(wholeCrc(digests)),
 });
 
+/**
+ * Parts prove a CRC32 of the whole and no more: where only its SHA-256 is known (it was recorded by a release that kept
+ * no CRC32), nothing but one pass over all bytes tells before they are published whether they are the right ones.
+ */
+export const takesOnePass = ({ sha256, crc32 }: Known): boolean =>
+  sha256 !== undefined && crc32 === undefined;
+
 /** What the ledger and the store say of an object, without reading it. */
 export async function knownAt(
   objects: Pick<Objects, 'known'>,

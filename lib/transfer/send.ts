@@ -12,10 +12,10 @@ import { nameOf, storeAt, type TransferDeps } from './deps.ts';
 import { joinParts } from './join.ts';
 import { uploadJournal } from './journal.ts';
 import { contentTypeOf } from './media-type.ts';
-import { assertParts, openParts, type Parts, partBytesOf, type Whole } from './parts.ts';
+import { type GatheredParts, gatherParts, type Whole } from './parts.ts';
 import type { Source } from './plan.ts';
-import { type Known, knownOf } from './same.ts';
-import { copyOnServer, isOnServer } from './server-copy.ts';
+import { type Known, knownOf, takesOnePass } from './same.ts';
+import { copierOf, copyOnServer } from './server-copy.ts';
 
 /** Nothing of it is visible yet. Ends with `publish` or `discard`. */
 export interface Sent {
@@ -43,7 +43,8 @@ export async function send(sending: Sending): Promise<Sent | 'handed-out'> {
   if (!needsOnePass(row, source)) {
     const inParts = await sendInParts(sending);
     if (inParts) return inParts;
-    if (isOnServer(sending)) return onServer(sending);
+    const onOne = onServer(sending);
+    if (onOne) return onOne;
   }
   return inOnePass(sending);
 }
@@ -59,30 +60,33 @@ export function assertUncontradicted({ from, expected = {} }: Transfer, { known 
       );
 }
 
-/**
- * Parts prove a CRC32 of the whole and no more. Where the ledger knows a SHA-256 of the source and nobody a CRC32 (it
- * was recorded by a release that kept none), or the caller declared a digest that nobody vouches for, only one pass over
- * all bytes tells before they are published whether they are the right ones. Staged bytes were proved as they came in.
- */
+/** Also where the caller declared a digest that nobody vouches for. Staged bytes were proved as they came in. */
 export const needsOnePass = ({ from, expected = {} }: Transfer, { known }: Source): boolean =>
   from !== undefined &&
-  ((known.sha256 !== undefined && known.crc32 === undefined) ||
+  (takesOnePass(known) ||
     Object.entries(expected).some(
       ([name, digest]) => digest !== undefined && known[name as keyof Known] === undefined,
     ));
 
 export const tokenOf = ({ id, epoch }: Transfer): string => `${id}-${epoch}`;
 
+/** As whom, how and as what it is written. */
+export const callFor = (row: Transfer, to: Place, mode: 'replace' | 'create') => ({
+  token: tokenOf(row),
+  mode,
+  mediaType: contentTypeOf(baseName(to.path)),
+});
+
 async function sendInParts(sending: Sending): Promise<Sent | 'handed-out' | undefined> {
   const { deps, row, to, source, mode, attempt } = sending;
-  const mediaType = contentTypeOf(baseName(to.path));
-  const ready = await partsOf({ ...sending, mediaType }, attempt);
+  const call = callFor(row, to, mode);
+  const ready = await partsOf({ ...sending, mediaType: call.mediaType }, attempt);
   if (ready === undefined || ready === 'handed-out') return ready;
   const { parts, crc32, checks } = ready;
   return {
     known: { ...source.known, ...(crc32 !== undefined && { crc32: hexOfCrc(crc32) }) },
     checks,
-    publish: (signal) => joinParts(deps, parts, { crc32, mode, token: tokenOf(row), mediaType, signal }),
+    publish: (signal) => joinParts(deps, parts, { ...call, crc32, signal }),
     // the next attempt goes on with them; whoever ends the transfer abandons them
     discard: async () => {},
   };
@@ -98,18 +102,11 @@ export const wholeOf = (
   from: from && entry && { ...from, etag: entry.etag },
 });
 
-export interface ReadyParts {
-  readonly parts: Parts;
-  /** Of the whole, where anybody knows it. */
-  readonly crc32: number | undefined;
+export interface ReadyParts extends Pick<GatheredParts, 'parts' | 'crc32'> {
   readonly checks: readonly Verification[];
 }
 
-/**
- * All parts, once the store has them; until then those that are missing become jobs.
- * @returns undefined where it is not to go in parts
- * @throws Failure why a part was given up, or `corrupt` where they are not the source's bytes together
- */
+/** `gatherParts` of a transfer's one object, and what was compared then. */
 export async function partsOf(
   {
     deps,
@@ -126,24 +123,32 @@ export async function partsOf(
     token: tokenOf(row),
     mediaType,
   };
-  const partBytes = partBytesOf(deps, whole, jobs.thresholdBytes);
-  if (partBytes === undefined) return undefined;
   const digests = row.from ? undefined : row.digests;
-  const parts = await openParts(deps, whole, { partBytes, digests, jobs, signal });
-  if (parts.missing.length > 0) {
-    await jobs.handOut(parts);
-    return 'handed-out';
-  }
-  const { crc32, compared } = await assertParts(deps, parts, source.known.crc32);
+  const gathered = await gatherParts(deps, whole, { digests, known: source.known.crc32, jobs, signal });
+  if (gathered === undefined || gathered === 'handed-out') return gathered;
+  const { parts, crc32, compared } = gathered;
   onProgress(whole.size, whole.size);
   return { parts, crc32, checks: [...clientChecks(row), ...(compared ? crcCheck(row, source) : [])] };
 }
 
-function onServer(sending: Sending): Sent {
-  const { row, source } = sending;
+/** `undefined`: not that way. */
+function onServer(sending: Sending): Sent | undefined {
+  const { deps, row, to, source, mode } = sending;
+  const { size, crc32 } = source.known;
+  const server = copierOf(deps, row.from, to, size);
+  if (!server || !row.from || !source.entry) return undefined;
+  const from = { ...row.from, etag: source.entry.etag, size, crc32 };
   const publish = async (signal: AbortSignal): Promise<Published> => {
-    const published = await copyOnServer(sending, signal);
-    if (published) return published;
+    try {
+      return await copyOnServer(deps, server, from, to, { ...callFor(row, to, mode), signal });
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      // the next attempt takes the new version
+      if (error.kind === 'precondition')
+        throw new Failure('unavailable', error.message, error.facts, { cause: error });
+      if (error.kind !== 'unsupported') throw error;
+    }
+    // it cannot copy it after all: then it goes through here
     const sent = await inOnePass(sending);
     try {
       return await sent.publish(signal);
@@ -157,16 +162,14 @@ function onServer(sending: Sending): Sent {
 
 async function inOnePass({ deps, row, to, source, mode, attempt }: Sending): Promise<Sent> {
   const { signal, onProgress } = attempt;
-  const token = tokenOf(row);
+  const call = callFor(row, to, mode);
   const { size } = source.known;
   const opts: PrepareOptions = {
+    ...call,
     signal,
-    token,
     size,
     ...demands(row, source),
-    mode,
-    mediaType: contentTypeOf(baseName(to.path)),
-    journal: uploadJournal(deps.ledger.uploads, to.store, token),
+    journal: uploadJournal(deps.ledger.uploads, to.store, call.token),
     onProgress: (done) => onProgress(done, size),
   };
   const draft = await storeAt(deps, to).prepare(to.path, source.bytes(signal), opts);

@@ -6,6 +6,7 @@ import type { Digests, ExpectedDigests } from '../digests.ts';
 import { Failure } from '../errors.ts';
 import type { Transfers } from '../ledger/contract.ts';
 import { parsePath, ROOT, type StorePath } from '../path.ts';
+import { once } from '../stores/bytes.ts';
 import type { ByteRange, Bytes, Reading } from '../stores/driver.ts';
 import type { MismatchKind, Store } from '../stores/store.ts';
 
@@ -133,7 +134,7 @@ export class Staging {
 
   /** Writes and removes a file of a few bytes. @throws Failure why nothing can be staged here */
   async probe(id: string, signal: AbortSignal): Promise<void> {
-    const draft = await this.store.prepare(pathOf(id), probeBytes(), { signal, token: id });
+    const draft = await this.store.prepare(pathOf(id), once(Buffer.from('ready?')), { signal, token: id });
     try {
       await draft.publish({ signal });
     } catch (error) {
@@ -227,10 +228,6 @@ export class Staging {
 }
 
 const count = (bytes: number): string => `${bytes.toLocaleString('en-US')} bytes`;
-
-async function* probeBytes(): Bytes {
-  yield Buffer.from('ready?');
-}
 
 /** Flat: one folder to sync, and ids never clash. */
 const pathOf = (id: string): StorePath => parsePath(id);

@@ -6,6 +6,7 @@
 import { failureOf } from '../errors.ts';
 import type { Place, Transfer, TransferResult } from '../ledger/transfer.ts';
 import { baseName, type StorePath } from '../path.ts';
+import { collected, once } from '../stores/bytes.ts';
 import type { Bytes, FileEntry, Reading } from '../stores/driver.ts';
 import type { Store } from '../stores/store.ts';
 import { storeAt, type TransferDeps } from './deps.ts';
@@ -95,16 +96,10 @@ const lazy = (store: Store, entry: FileEntry, signal: AbortSignal): Member => ({
 function fetched(store: Store, entry: FileEntry, signal: AbortSignal): Member {
   const reading = openOrNothing(store, entry.path, signal).then(async (found) => {
     if (!found || found.entry.size > AHEAD_BYTES) return found; // it has grown since
-    const chunks: Buffer[] = [];
-    for await (const chunk of found.bytes) chunks.push(Buffer.from(chunk));
-    return { ...found, bytes: inMemory(chunks) };
+    return { ...found, bytes: once(await collected(found.bytes)) };
   });
   reading.catch(() => undefined); // told when its turn comes
   return { entry, opened: () => reading };
-}
-
-async function* inMemory(chunks: readonly Uint8Array[]): Bytes {
-  yield* chunks;
 }
 
 async function openOrNothing(

@@ -1,16 +1,17 @@
 /** One file of a tree, from where it lies to where it goes. It may be done twice: the second time it is looked for first. */
+import { crcOfHex } from '../digests.ts';
 import { Failure } from '../errors.ts';
 import type { Place, Transfer } from '../ledger/transfer.ts';
-import { baseName } from '../path.ts';
 import type { FileEntry } from '../stores/driver.ts';
 import type { Draft, PrepareOptions, Store } from '../stores/store.ts';
 import { storeAt, type TransferDeps } from './deps.ts';
-import { joinParts, settled } from './join.ts';
+import { joinParts } from './join.ts';
 import { uploadJournal } from './journal.ts';
-import { contentTypeOf } from './media-type.ts';
-import { assertParts, openParts, type PartJobs, partBytesOf, serverOf } from './parts.ts';
+import { gatherParts, type PartJobs } from './parts.ts';
 import { alreadyExists, headOrNothing } from './plan.ts';
-import { equal, type Known, knownAt, knownOf, readKnown } from './same.ts';
+import { equal, type Known, knownAt, knownOf, readKnown, takesOnePass } from './same.ts';
+import { callFor } from './send.ts';
+import { copierOf, copyOnServer } from './server-copy.ts';
 import type { BatchFacts } from './tree-facts.ts';
 import type { FileOutcome, PlannedFile } from './tree-pages.ts';
 
@@ -71,11 +72,8 @@ function ours(run: FileRun, to: Place, entry: FileEntry): Carried {
   return { state: 'done', outcome: 'published', size: entry.size };
 }
 
-const callFor = ({ row }: FileRun, to: Place) => ({
-  token: `${row.id}-${row.epoch}`,
-  mode: row.onExists === 'fail' || row.onExists === 'skip' ? ('create' as const) : ('replace' as const),
-  mediaType: contentTypeOf(baseName(to.path)),
-});
+const fileCall = ({ row }: FileRun, to: Place) =>
+  callFor(row, to, row.onExists === 'fail' || row.onExists === 'skip' ? 'create' : 'replace');
 
 /** In parts, of the version that is there now: who finds those of another one gives them up. `undefined`: not that way. */
 async function partsThere(run: FileRun, from: Place, to: Place): Promise<Carried | 'handed-out' | undefined> {
@@ -84,17 +82,12 @@ async function partsThere(run: FileRun, from: Place, to: Place): Promise<Carried
   const source = await storeAt(deps, from).head(from.path, signal);
   const { etag, size } = source;
   const known = await knownAt(run.facts, from, source);
-  const partBytes = partBytesOf(deps, { to, from: { ...from, etag }, size }, by.jobs.thresholdBytes);
-  // parts prove a CRC32 of the whole and no more: where only its SHA-256 is known, it takes one pass
-  if (partBytes === undefined || (known.sha256 !== undefined && known.crc32 === undefined)) return undefined;
-  const call = callFor(run, to);
+  if (takesOnePass(known)) return undefined;
+  const call = fileCall(run, to);
   const whole = { ...call, owner: by.owner, to, size, from: { ...from, etag } };
-  const parts = await openParts(deps, whole, { partBytes, jobs: by.jobs, signal });
-  if (parts.missing.length > 0) {
-    await by.jobs.handOut(parts);
-    return 'handed-out';
-  }
-  const { crc32 } = await assertParts(deps, parts, known.crc32);
+  const gathered = await gatherParts(deps, whole, { known: known.crc32, jobs: by.jobs, signal });
+  if (gathered === undefined || gathered === 'handed-out') return gathered;
+  const { parts, crc32 } = gathered;
   run.onRest();
   run.onPublish();
   try {
@@ -115,18 +108,14 @@ async function copyThere(
   to: Place,
 ): Promise<Carried | undefined> {
   const { deps, signal } = run;
-  const server = serverOf(deps, from, to);
-  if (!server || size > server.target.maxBytes) return undefined;
+  const server = copierOf(deps, from, to, size);
+  if (!server) return undefined;
   const known = await knownAt(run.facts, from, entryOf(from, { size, etag }));
-  const crc32 = known.crc32 === undefined ? undefined : Number.parseInt(known.crc32, 16);
-  const call = { ...callFor(run, to), signal };
-  const version = { source: server.source.source(from.path), etag, size };
+  const version = { ...from, etag, size, crc32: known.crc32 };
   try {
     run.onRest();
     run.onPublish();
-    const { entry } = await settled(deps, { ...call, to, size, crc32, passedHere: false }, () =>
-      server.target.copy(version, to.path, call),
-    );
+    const { entry } = await copyOnServer(deps, server, version, to, { ...fileCall(run, to), signal });
     record(run, to, entry, known);
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
@@ -155,7 +144,7 @@ async function sendThere(
   const { deps, signal } = run;
   const { entry, bytes } = await storeAt(deps, from).read(from.path, { signal });
   const { sha256, crc32 } = await knownAt(run.facts, from, entry);
-  const call = callFor(run, to);
+  const call = fileCall(run, to);
   const opts: PrepareOptions = {
     ...call,
     signal,
@@ -242,6 +231,6 @@ function record(
   known: Pick<Known, 'sha256' | 'crc32'>,
 ): void {
   const { sha256 } = known;
-  const crc = crc32 ?? (known.crc32 === undefined ? undefined : Number.parseInt(known.crc32, 16));
+  const crc = crc32 ?? crcOfHex(known.crc32);
   if (sha256 !== undefined || crc !== undefined) facts.record(to, { etag, size, sha256, crc32: crc });
 }

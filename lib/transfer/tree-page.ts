@@ -5,13 +5,12 @@
 import { pause, throwIfAborted } from '../deadline.ts';
 import { Failure, failureOf } from '../errors.ts';
 import type { Place, Transfer, TreeCounts, TreePage } from '../ledger/transfer.ts';
-import { parsePath, ROOT, type StorePath } from '../path.ts';
+import { joinPath, parsePath, ROOT, type StorePath } from '../path.ts';
 import { storeAt } from './deps.ts';
 import type { PartJobs } from './parts.ts';
 import { BatchFacts } from './tree-facts.ts';
 import { type Carried, carryFile, type FileRun } from './tree-file.ts';
 import {
-  below,
   type EndedFile,
   type FileEnd,
   type PageResult,
@@ -20,7 +19,7 @@ import {
   readResult,
   writeResult,
 } from './tree-pages.ts';
-import type { TreeDeps } from './tree-plan.ts';
+import { placeOf, type TreeDeps } from './tree-plan.ts';
 import { fileSlotsOf } from './tree-slots.ts';
 
 /** Files on their way at once are a lane's files times the lanes; a turn lasts as long as a batch. */
@@ -303,7 +302,7 @@ class PageRun {
     const { store, path: root } = placeBelow(this.#row, this.#row.from, ROOT);
     const sources = files.map((at) => {
       const file = this.#files[at]!;
-      return { ...file, path: below(root, file.path) };
+      return { ...file, path: joinPath(root, file.path) };
     });
     return BatchFacts.of(objects, store, sources);
   }
@@ -408,8 +407,8 @@ const failed = ({ kind, message }: Failure): FileEnd => ({ state: 'failed', fail
 const nothing = () => ({ files: 0, bytes: 0 });
 
 function placeBelow(row: Transfer, root: Place | undefined, path: StorePath): Place {
-  if (root) return { store: root.store, path: below(root.path, path) };
-  throw new Failure('bug', `the tree ${row.id} (${row.kind}) lacks a place: submit it again`);
+  const { store, path: top } = placeOf(row, root);
+  return { store, path: joinPath(top, path) };
 }
 
 /** Folders hold names that a path cannot have here; a delete takes them as they are. */

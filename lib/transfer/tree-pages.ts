@@ -3,8 +3,8 @@
  * which is a row of the ledger. They stay as long as the transfer can be retried, and are how its files are looked up.
  */
 import { Failure, type FailureKind, failureOf } from '../errors.ts';
-import { joinPath, type StorePath } from '../path.ts';
-import type { Bytes } from '../stores/driver.ts';
+import type { StorePath } from '../path.ts';
+import { collected, once } from '../stores/bytes.ts';
 import type { Staging } from './staging.ts';
 
 /** A file as it was listed. */
@@ -48,8 +48,6 @@ export const ownerOf = (staged: string): string => FILE_NAME.exec(staged)?.[1] ?
 
 const planName = (id: string, page: number): string => `${id}-plan-${page}`;
 const resultName = (id: string, page: number): string => `${id}-done-${page}`;
-
-export const below = (root: StorePath, path: StorePath): StorePath => joinPath(root, path);
 
 export function writePlanPage(
   staging: Staging,
@@ -107,15 +105,9 @@ async function write(
   await staging.stage(name, once(text), { signal, size: text.length });
 }
 
-async function* once(bytes: Uint8Array): Bytes {
-  yield bytes;
-}
-
 async function read(staging: Staging, name: string, signal: AbortSignal): Promise<unknown[]> {
   const { bytes } = await staging.open(name, undefined, signal);
-  const chunks: Buffer[] = [];
-  for await (const chunk of bytes) chunks.push(Buffer.from(chunk)); // copied: chunks are lent
-  const text = Buffer.concat(chunks).toString();
+  const text = (await collected(bytes)).toString();
   try {
     return text
       .split('\n')

@@ -24,6 +24,11 @@ const MOST_PAGES = 2 ** 17;
 const EPOCHS = 2 ** 10;
 const STARTS = 2 ** 4;
 
+export function placeOf({ id, kind }: Transfer, place: Place | undefined): Place {
+  if (place) return place;
+  throw new Failure('bug', `the tree ${id} (${kind}) lacks a place: submit it again`);
+}
+
 /** Every file at and below `root`, in the store's order. */
 export async function* filesOf(
   deps: TransferDeps,

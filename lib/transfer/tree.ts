@@ -3,10 +3,11 @@
  * run any number of times; what is planned and what has ended is the ledger's word.
  */
 import { Failure } from '../errors.ts';
-import type { Place, Transfer, TransferResult, TreeCounts, TreePage } from '../ledger/transfer.ts';
+import type { Transfer, TransferResult, TreeCounts, TreePage } from '../ledger/transfer.ts';
 import { nameOf, storeAt } from './deps.ts';
+import { endStaged } from './fetch.ts';
 import { stageArchive } from './tree-archive.ts';
-import { planTree, type TreeDeps } from './tree-plan.ts';
+import { placeOf, planTree, type TreeDeps } from './tree-plan.ts';
 
 /** Pages with a job at once: what a million files are. */
 const OUTSTANDING = 1000;
@@ -54,11 +55,6 @@ const notYet = ({ to }: Transfer): Failure =>
     { op: 'publish', retryAfterMs: COME_BACK_MS },
   );
 
-function placeOf({ id, kind }: Transfer, place: Place | undefined): Place {
-  if (place) return place;
-  throw new Failure('bug', `the tree ${id} (${kind}) lacks a place: submit it again`);
-}
-
 async function endTree(
   deps: TreeDeps,
   row: Transfer,
@@ -102,15 +98,5 @@ async function failureOfTree(deps: TreeDeps, { id }: Transfer, { done, skipped, 
 
 async function archiveTree(deps: TreeDeps, row: Transfer, attempt: TreeAttempt): Promise<TreeEnd> {
   const result = await stageArchive(deps, row, placeOf(row, row.from), attempt);
-  const stagedUntilMs = Date.now() + attempt.leaseMs;
-  const { transfers } = deps.ledger;
-  if (await transfers.end(row.id, row.epoch, { state: 'succeeded', result, stagedUntilMs }))
-    return 'succeeded';
-  // cancelled at the last moment: nobody else would remove the bytes before long
-  const wanted = await transfers.holdingStaged([row.id]);
-  if (!wanted.has(row.id))
-    await deps.staging.free(row.id, AbortSignal.timeout(10_000)).catch((error: unknown) => {
-      deps.log.warn({ transfer: row.id, err: error }, 'could not remove a staged archive; gc will');
-    });
-  return 'stale';
+  return endStaged(deps, row, result, attempt.leaseMs);
 }

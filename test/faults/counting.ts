@@ -1,7 +1,5 @@
 /** A line to an HTTP server that keeps the books of a store's operator: when each request came, and how many were in flight. */
-import { once } from 'node:events';
-import { Agent, createServer, request } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { httpLine } from './http-line.ts';
 import type { Line } from './lines.ts';
 
 export interface CountingLine extends Line {
@@ -21,9 +19,8 @@ export async function countingLine(port: number): Promise<CountingLine> {
   const arrivals: number[] = [];
   const inFlight = { now: 0, most: 0 };
   const endings: number[] = [];
-  const agent = new Agent({ keepAlive: true });
   let refusal: { readonly status: number; readonly retryAfterSeconds: number } | undefined;
-  const server = createServer((req, res) => {
+  const line = await httpLine(port, (req, res) => {
     arrivals.push(performance.now());
     inFlight.most = Math.max(inFlight.most, ++inFlight.now);
     let over = false;
@@ -42,27 +39,17 @@ export async function countingLine(port: number): Promise<CountingLine> {
           .writeHead(refusal?.status ?? 503, { 'retry-after': String(refusal?.retryAfterSeconds ?? 1) })
           .end();
       });
-      return;
+      return undefined;
     }
-    const { method, url: path, headers } = req;
-    const onward = request({ host: '127.0.0.1', port, method, path, headers, setHost: false, agent });
-    const cut = (): void => {
-      req.destroy();
-      res.destroy();
+    return {
+      down(answer) {
+        answer.on('end', end);
+        return undefined;
+      },
     };
-    onward.on('error', cut).on('response', (answer) => {
-      res.sendDate = false;
-      res.writeHead(answer.statusCode ?? 500, answer.headers);
-      answer.on('error', cut).on('end', end).pipe(res);
-    });
-    res.on('close', () => onward.destroy());
-    req.on('error', () => onward.destroy()).pipe(onward);
   });
-  server.on('clientError', (_error, socket) => socket.destroy());
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
   return {
-    port: (server.address() as AddressInfo).port,
+    ...line,
     arrivals,
     inFlight,
     between: (fromMs, toMs) => {
@@ -80,11 +67,6 @@ export async function countingLine(port: number): Promise<CountingLine> {
       }, 0),
     refuse: (answer) => {
       refusal = answer;
-    },
-    async close() {
-      server.close();
-      server.closeAllConnections();
-      agent.destroy();
     },
   };
 }

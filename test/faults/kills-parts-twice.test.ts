@@ -1,5 +1,4 @@
 /** Parts with two workers at once: one that slept through its lock, and two that were given the same notes. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { Queue } from '../../lib/jobs/queue.ts';
 import type { TransferKind } from '../../lib/ledger/transfer.ts';
@@ -7,12 +6,12 @@ import { createLog } from '../../lib/log.ts';
 import { eventually } from '../e2e/quay.ts';
 import { scaled } from '../scale.ts';
 import { requireServer } from '../servers/require.ts';
-import { Client } from './client.ts';
 import { foundAt, type Haul, haul, originOf, WAYS, type Way } from './hauls.ts';
-import { hasEnded, jobKeysIn, type LedgerRow, rowsIn } from './oracle.ts';
+import { rowsIn } from './oracle.ts';
 import type { Point } from './points.ts';
+import { ended as endOf, jobsEnded, onStage, type Scene } from './scene.ts';
 import { seedOf } from './seed.ts';
-import { Service, type Target } from './service.ts';
+import { Service } from './service.ts';
 import { Source } from './sources.ts';
 
 const MIB = 1024 * 1024;
@@ -24,36 +23,8 @@ const WAIT_MS = 90_000;
 const OTHER_PREFIX = '{other}';
 const KIND: Record<Way, TransferKind> = { upload: 'upload', send: 'copy', bring: 'copy', fetch: 'download' };
 
-interface Scene {
-  readonly service: Service;
-  readonly client: Client;
-}
-
-async function onStage(target: Target, workers: number, act: (scene: Scene) => Promise<void>): Promise<void> {
-  const settings = { partThresholdBytes: THRESHOLD_BYTES, partConcurrency: 2 };
-  const service = await Service.start(target, workers, { settings });
-  const client = new Client(() => service.url);
-  try {
-    await act({ service, client });
-  } catch (error) {
-    console.log(JSON.stringify(rowsIn(service.ledger)), service.log.slice(-3000));
-    throw error;
-  } finally {
-    await client.close();
-    await service.close();
-  }
-}
-
-async function until<T>(what: string, look: () => Promise<T | undefined> | T | undefined): Promise<T> {
-  for (const untilMs = Date.now() + WAIT_MS; ; await sleep(20)) {
-    const found = await look();
-    if (found !== undefined) return found;
-    if (Date.now() > untilMs) throw new Error(`${what} did not happen`);
-  }
-}
-
-const ended = ({ service }: Scene, id: string): Promise<LedgerRow> =>
-  until(`the end of ${id}`, () => rowsIn(service.ledger).find((row) => row.id === id && hasEnded(row)));
+const SETTINGS = { partThresholdBytes: THRESHOLD_BYTES, partConcurrency: 2 };
+const ended = (scene: Scene, id: string) => endOf(scene, id, WAIT_MS);
 
 async function isRight({ service }: Scene, one: Haul): Promise<void> {
   const { size, sha256 } = one.source;
@@ -63,9 +34,7 @@ async function isRight({ service }: Scene, one: Haul): Promise<void> {
 /** Looks again once no worker lives that could still write something, and for what was left behind. */
 async function staysRight(scene: Scene, hauls: readonly Haul[]): Promise<void> {
   const { service } = scene;
-  await until('the end of all jobs', async () =>
-    (await jobKeysIn(service.redis.url)).length === 0 ? true : undefined,
-  );
+  await jobsEnded(scene, WAIT_MS);
   await Promise.all(service.workers.map((worker) => worker.stop()));
   for (const one of hauls) await isRight(scene, one);
   await service.stopRoles();
@@ -111,7 +80,7 @@ requireServer('redis', 'minio')('a worker that slept for longer than its lock, w
       `and wakes up does no harm to what others did meanwhile (${target})`,
       async () => {
         const seed = seedOf(`naps in parts, ${target}`);
-        await onStage(target, 2, async (scene) => {
+        await onStage(await Service.start(target, 2, { settings: SETTINGS }), async (scene) => {
           const hauls: Haul[] = [];
           for (const [at, [way, point]] of NAPS.slice(0, Math.max(2, scaled(NAPS.length))).entries())
             hauls.push(await nap(scene, way, point, new Source(`naps/${at}.bin`, SIZES[at % 2]!, seed)));
@@ -129,7 +98,7 @@ requireServer('redis', 'minio')('two workers with the same transfer and the same
       `end it once, with the right bytes (${target})`,
       async () => {
         const seed = seedOf(`parts twice, ${target}`);
-        await onStage(target, 1, async (scene) => {
+        await onStage(await Service.start(target, 1, { settings: SETTINGS }), async (scene) => {
           const { service, client } = scene;
           // it has queues of its own: what it gets there the first one has as well
           await service.addWorker(OTHER_PREFIX);

@@ -4,8 +4,9 @@ import { scaled } from '../scale.ts';
 import { requireServer } from '../servers/require.ts';
 import { Client, pick, Reader } from './client.ts';
 import { foundAt, type Haul, haul, lookAtTarget, originOf, staysInRedis, WAYS } from './hauls.ts';
-import { hasEnded, jobKeysIn, keysIn, receivedBy, rowsIn } from './oracle.ts';
+import { hasEnded, keysIn, receivedBy, rowsIn } from './oracle.ts';
 import type { Point } from './points.ts';
+import { carryOn } from './scene.ts';
 import { randomOf, seedOf } from './seed.ts';
 import { Service, type Target } from './service.ts';
 import { type Random, Source, shuffled } from './sources.ts';
@@ -110,33 +111,6 @@ class Run {
   }
 }
 
-async function until(what: string, done: () => Promise<boolean>, tell: () => string): Promise<void> {
-  for (const untilMs = Date.now() + SETTLE_MS; !(await done()); await sleep(100))
-    if (Date.now() > untilMs) throw new Error(`${what} did not happen: ${tell()}`);
-}
-
-async function carryOn(run: Run): Promise<void> {
-  const { service } = run;
-  run.reader.start(() => run.look());
-  const sending = Promise.all(Array.from({ length: CLIENTS }, () => run.send()));
-  const killing = Promise.all(Array.from({ length: KILLERS }, () => run.kill()));
-  await Promise.race([killing, sending.then(() => killing)]);
-  run.killing = false;
-  await sending;
-  const unended = () => rowsIn(service.ledger).filter((row) => !hasEnded(row));
-  await until(
-    'the end of all transfers',
-    async () => unended().length === 0,
-    () => JSON.stringify(unended()),
-  );
-  await until(
-    'the end of all jobs',
-    async () => (await jobKeysIn(service.redis.url)).length === 0,
-    () => 'keys are left',
-  );
-  await run.reader.stop();
-}
-
 /** What must be true when all is quiet; downloads are read while the API still runs. */
 async function judge({ service, hauls, reader }: Run): Promise<void> {
   const wrong: string[] = [];
@@ -193,7 +167,7 @@ requireServer('redis', 'minio')('killing workers while large objects go in parts
         const service = await Service.start(target, WORKERS, { settings });
         const run = new Run(service, seed);
         try {
-          await carryOn(run);
+          await carryOn(run, { clients: CLIENTS, killers: KILLERS, settleMs: SETTLE_MS });
           await judge(run);
           await service.stopRoles();
           const paths = run.begun.flatMap(({ source }) => [source.path, originOf(source)]);

@@ -1,14 +1,13 @@
 /** Two workers with one job: one that slept through its lock, and two that were given the same note. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { Queue } from '../../lib/jobs/queue.ts';
 import { createLog } from '../../lib/log.ts';
 import { eventually } from '../e2e/quay.ts';
 import { scaled } from '../scale.ts';
 import { requireServer } from '../servers/require.ts';
-import { Client } from './client.ts';
-import { hasEnded, jobKeysIn, type LedgerRow, rowsIn } from './oracle.ts';
+import { rowsIn } from './oracle.ts';
 import type { Point } from './points.ts';
+import { ended as endOf, jobsEnded, onStage, type Scene, until } from './scene.ts';
 import { seedOf } from './seed.ts';
 import { Service, type Target } from './service.ts';
 import { Source } from './sources.ts';
@@ -18,35 +17,7 @@ const TEST_MS = 600_000;
 const WAIT_MS = 60_000;
 const OTHER_PREFIX = '{other}';
 
-interface Scene {
-  readonly service: Service;
-  readonly client: Client;
-}
-
-async function onStage(target: Target, workers: number, act: (scene: Scene) => Promise<void>): Promise<void> {
-  const service = await Service.start(target, workers);
-  const client = new Client(() => service.url);
-  try {
-    await act({ service, client });
-  } catch (error) {
-    console.log(JSON.stringify(rowsIn(service.ledger)), service.log.slice(-3000));
-    throw error;
-  } finally {
-    await client.close();
-    await service.close();
-  }
-}
-
-async function until<T>(what: string, look: () => Promise<T | undefined> | T | undefined): Promise<T> {
-  for (const untilMs = Date.now() + WAIT_MS; ; await sleep(20)) {
-    const found = await look();
-    if (found !== undefined) return found;
-    if (Date.now() > untilMs) throw new Error(`${what} did not happen`);
-  }
-}
-
-const ended = ({ service }: Scene, id: string): Promise<LedgerRow> =>
-  until(`the end of ${id}`, () => rowsIn(service.ledger).find((row) => row.id === id && hasEnded(row)));
+const ended = (scene: Scene, id: string) => endOf(scene, id, WAIT_MS);
 
 /** Of the worker: transfers that it has at hand. */
 async function atHand(url: string): Promise<number> {
@@ -56,9 +27,7 @@ async function atHand(url: string): Promise<number> {
 }
 
 async function nothingIsLeft({ service }: Scene, paths: readonly string[]): Promise<void> {
-  await until('the end of all jobs', async () =>
-    (await jobKeysIn(service.redis.url)).length === 0 ? true : undefined,
-  );
+  await jobsEnded({ service }, WAIT_MS);
   await service.stopRoles();
   await service.collect();
   expect(await service.leftBehind(paths)).toEqual([]);
@@ -95,7 +64,7 @@ async function nap(scene: Scene, point: Point, older: Source, newer: Source): Pr
   expect(await service.shelf.read(path)).toEqual(last);
   process.kill(pid, 'SIGCONT');
   const { url } = service.workers.find((worker) => worker.pid === pid)!;
-  await until('its end of the job', async () => ((await atHand(url)) === 0 ? true : undefined));
+  await until('its end of the job', WAIT_MS, async () => ((await atHand(url)) === 0 ? true : undefined));
   expect(await service.shelf.read(path)).toEqual(last);
   const rows = rowsIn(service.ledger).filter((row) => row.path === path);
   expect(rows.map(({ endings }) => endings)).toEqual([1, 1]);
@@ -107,7 +76,7 @@ requireServer('redis', 'minio')('a worker that slept for longer than its lock la
       `and wakes up in mid-transfer (${size} bytes, ${point}, ${target}) does no harm to what others did meanwhile`,
       async () => {
         const seed = seedOf('naps');
-        await onStage(target, 2, async (scene) => {
+        await onStage(await Service.start(target, 2), async (scene) => {
           await warmUp(scene, seed);
           const paths = Array.from({ length: scaled(10) }, (_, round) => `naps/${round}.bin`);
           for (const path of paths)
@@ -151,7 +120,7 @@ requireServer('redis', 'minio')('two workers with the same job', () => {
       `end it once, with the right bytes in ${target === 'folder' ? 'a folder' : target}`,
       async () => {
         const seed = seedOf('twice');
-        await onStage(target, 1, async (scene) => {
+        await onStage(await Service.start(target, 1), async (scene) => {
           const sources = Array.from(
             { length: scaled(20) },
             (_, round) => new Source(`twice/${round}.bin`, round % 2 === 0 ? 20 * MIB : 1000, seed),

@@ -4,8 +4,9 @@ import { expect, test } from 'vitest';
 import { scaled } from '../scale.ts';
 import { requireServer } from '../servers/require.ts';
 import { Client, pick, Reader } from './client.ts';
-import { hasEnded, jobKeysIn, rowsIn } from './oracle.ts';
+import { rowsIn } from './oracle.ts';
 import type { Point, Role } from './points.ts';
+import { carryOn } from './scene.ts';
 import { randomOf, seedOf } from './seed.ts';
 import { Service, type Target } from './service.ts';
 import { type Random, Source, shuffled, sizes } from './sources.ts';
@@ -169,17 +170,6 @@ class Run {
 
 const digest = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
-async function until(
-  what: string,
-  done: () => boolean | Promise<boolean>,
-  tell: () => string,
-): Promise<void> {
-  for (const untilMs = Date.now() + SETTLE_MS; !(await done()); ) {
-    if (Date.now() > untilMs) throw new Error(`${what} did not happen: ${tell()}`);
-    await sleep(100);
-  }
-}
-
 /** What must be true when all is quiet. */
 async function judge(run: Run): Promise<void> {
   const { service, known } = run;
@@ -210,7 +200,7 @@ requireServer('redis', 'minio')('killing workers, the API and Redis while files 
         const service = await Service.start(target, 3);
         const run = new Run(service, seed);
         try {
-          await carryOn(run);
+          await carryOn(run, { clients: CLIENTS, killers: KILLERS, settleMs: SETTLE_MS });
           await service.stopRoles();
           const paths = run.known.map(({ path }) => path);
           const forGc = await service.leftBehind(paths);
@@ -231,29 +221,6 @@ requireServer('redis', 'minio')('killing workers, the API and Redis while files 
       TEST_MS,
     );
 });
-
-/** Sends, reads and kills, until nobody is to be killed any more and all that was accepted has ended. */
-async function carryOn(run: Run): Promise<void> {
-  const { service } = run;
-  run.reader.start(() => run.look());
-  const sending = Promise.all(Array.from({ length: CLIENTS }, () => run.send()));
-  const killing = Promise.all(Array.from({ length: KILLERS }, () => run.kill()));
-  await Promise.race([killing, sending.then(() => killing)]);
-  run.killing = false;
-  await sending;
-  const unended = () => rowsIn(service.ledger).filter((row) => !hasEnded(row));
-  await until(
-    'the end of all transfers',
-    () => unended().length === 0,
-    () => JSON.stringify(unended()),
-  );
-  await until(
-    'the end of all jobs',
-    async () => (await jobKeysIn(service.redis.url)).length === 0,
-    () => 'keys are left',
-  );
-  await run.reader.stop();
-}
 
 function report(run: Run, target: Target, forGc: number): void {
   const bytes = run.known.reduce((sum, { size }) => sum + size, 0);

@@ -1,6 +1,6 @@
 /** Lines that toxiproxy has no toxic for: one that flips bits of what it carries, and one whose connections can go deaf for good. */
 import { once } from 'node:events';
-import { Agent, createServer, type IncomingMessage, request } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import {
   type AddressInfo,
   connect,
@@ -9,6 +9,7 @@ import {
   type Socket,
 } from 'node:net';
 import { Transform } from 'node:stream';
+import { httpLine } from './http-line.ts';
 
 export interface Line {
   readonly port: number;
@@ -26,7 +27,6 @@ export async function flippingLine(
   { every, random }: { readonly every: number; readonly random: () => number },
 ): Promise<FlippingLine> {
   const flipped = { requests: 0, answers: 0 };
-  const agent = new Agent({ keepAlive: true });
   const seen = { requests: 0, answers: 0 };
   const through = (message: IncomingMessage, which: keyof typeof flipped): Transform => {
     const { 'content-length': told, 'transfer-encoding': encoding } = message.headers;
@@ -34,34 +34,14 @@ export async function flippingLine(
     const at = length > 0 && seen[which]++ % every === 0 ? Math.floor(random() * length) : -1;
     return flip(at, 1 << Math.floor(random() * 8), () => void flipped[which]++);
   };
-  const server = createServer((req, res) => {
-    const { method, url: path, headers } = req;
-    const onward = request({ host: '127.0.0.1', port, method, path, headers, setHost: false, agent });
-    const cut = (): void => {
-      req.destroy();
-      res.destroy();
-    };
-    onward.on('error', cut).on('response', (answer) => {
-      res.sendDate = false;
-      res.writeHead(answer.statusCode ?? 500, answer.headers);
-      answer.on('error', cut);
+  const line = await httpLine(port, (req) => ({
+    up: through(req, 'requests'),
+    down(answer) {
       const saysNo = (answer.statusCode ?? 500) >= 400;
-      (saysNo || method === 'HEAD' ? answer : answer.pipe(through(answer, 'answers'))).pipe(res);
-    });
-    res.on('close', () => onward.destroy());
-    req.on('error', () => onward.destroy());
-    req.pipe(through(req, 'requests')).pipe(onward);
-  });
-  server.on('clientError', (_error, socket) => socket.destroy());
-  return {
-    flipped,
-    ...(await listening(server)),
-    async close() {
-      server.close();
-      server.closeAllConnections();
-      agent.destroy();
+      return saysNo || req.method === 'HEAD' ? undefined : through(answer, 'answers');
     },
-  };
+  }));
+  return { ...line, flipped };
 }
 
 function flip(at: number, mask: number, onFlip: () => void): Transform {

@@ -180,8 +180,6 @@ export interface Transfers {
   }): Promise<Transfer[]>;
 
   counts(): Promise<Record<TransferState, number>>;
-  /** How many ended at or after then, by kind (for the rate at which work is done; ask for minutes, not days). */
-  endedSince(sinceMs: number): Promise<Record<TransferKind, number>>;
   /** What waits for a worker: accepted transfers, and the open pages of trees that run. */
   waiting(): Promise<StoreWork[]>;
   /** What was carried at or after then, `busyMs` in all workers together (ask for minutes, not days). */
@@ -286,15 +284,11 @@ export interface Uploads {
 
 /** Trees: a page of files is a row, a file is not. */
 export interface Trees {
-  /**
-   * Pages as they are planned, in order; those there already stay. `last`: the plan is complete, and stays as it is.
-   * `false`: stale.
-   */
+  /** The whole plan, in order; one that is there already stays as it is. `false`: stale. */
   addPages(
     id: string,
     epoch: number,
     pages: readonly Pick<TreePage, 'page' | 'files' | 'bytes'>[],
-    last: boolean,
   ): Promise<boolean>;
   planned(id: string): Promise<{
     readonly pages: number;

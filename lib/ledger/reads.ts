@@ -7,7 +7,7 @@ import type { Db } from './engine.ts';
 import { attemptOf, type TransferRow, transferOf } from './rows.ts';
 import type { LedgerTables } from './schema.ts';
 import type { Statements } from './statements.ts';
-import { TRANSFER_KINDS, TRANSFER_STATES, type TransferState } from './transfer.ts';
+import { TRANSFER_STATES, type TransferState } from './transfer.ts';
 
 type Reads = Pick<
   Transfers,
@@ -18,7 +18,6 @@ type Reads = Pick<
   | 'unended'
   | 'overdue'
   | 'counts'
-  | 'endedSince'
   | 'oldestAcceptedMs'
   | 'stagedBytes'
 >;
@@ -92,17 +91,6 @@ export function reads({ reader }: Core, statements: Statements): Reads {
           .groupBy('state')
           .execute();
         return totals(TRANSFER_STATES, new Map(rows.map((row) => [row.state, row.count])));
-      }),
-
-    endedSince: (sinceMs) =>
-      reader.run(async (db) => {
-        const rows = await db
-          .selectFrom('transfers')
-          .select(['kind', (eb) => eb.fn.countAll<number>().as('count')])
-          .where('ended_ms', '>=', sinceMs)
-          .groupBy('kind')
-          .execute();
-        return totals(TRANSFER_KINDS, new Map(rows.map((row) => [row.kind, row.count])));
       }),
 
     oldestAcceptedMs: () =>

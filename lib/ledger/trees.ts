@@ -44,13 +44,13 @@ export function trees(core: Core, statements: Statements, claims: Claims): Trees
     reader.run(async (db) => (await pages(db, id, after, limit, open).execute()).map(pageOf));
 
   return {
-    addPages: (id, epoch, planned, last) =>
+    addPages: (id, epoch, planned) =>
       writer.run(async (db) => {
         const row = await current(db, id, epoch);
         if (!row) return false;
         if (row.planned === 1) return true;
         for (const { page, files, bytes } of planned) await addPage.all(db, { id, page, files, bytes });
-        if (last) await db.updateTable('transfers').set({ planned: 1 }).where('id', '=', id).execute();
+        await db.updateTable('transfers').set({ planned: 1 }).where('id', '=', id).execute();
         return true;
       }),
 

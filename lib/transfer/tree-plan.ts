@@ -75,7 +75,7 @@ export async function planTree(
   }
   await planner.flush();
   if (planner.files === 0 && row.kind !== 'delete') throw nothingAt(root);
-  return deps.ledger.trees.addPages(row.id, row.epoch, planner.pages, true);
+  return deps.ledger.trees.addPages(row.id, row.epoch, planner.pages);
 }
 
 class Planner {

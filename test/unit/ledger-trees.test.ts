@@ -30,32 +30,29 @@ const openOf = async (ledger: Ledger, id: string) =>
   (await ledger.trees.openPages(id, -1, 99)).map((page) => page.page);
 
 describe('the plan of a tree', () => {
-  test('grows page by page until it is complete, and stays then', async () => {
+  test('comes whole, and stays as it is', async () => {
     const ledger = await openLedger();
     const { id } = await running(ledger, 'a', TREE);
     expect(await ledger.trees.planned(id)).toEqual({ pages: 0, files: 0, bytes: 0, complete: false });
-    expect(await ledger.trees.addPages(id, 1, pagesOf(0, 1), false)).toBe(true);
-    const other = [{ page: 1, files: 99, bytes: 99 }, ...pagesOf(2)];
-    expect(await ledger.trees.addPages(id, 1, other, false)).toBe(true);
-    const planned = { pages: 3, files: 9, bytes: 90 };
-    expect(await ledger.trees.planned(id)).toEqual({ ...planned, complete: false });
-    expect(await ledger.trees.addPages(id, 1, [], true)).toBe(true);
-    expect(await ledger.trees.addPages(id, 1, pagesOf(3), true)).toBe(true);
-    expect(await ledger.trees.planned(id)).toEqual({ ...planned, complete: true });
+    expect(await ledger.trees.addPages(id, 1, pagesOf(0, 1, 2))).toBe(true);
+    const planned = { pages: 3, files: 9, bytes: 90, complete: true };
+    expect(await ledger.trees.planned(id)).toEqual(planned);
+    expect(await ledger.trees.addPages(id, 1, [{ page: 3, files: 99, bytes: 99 }])).toBe(true);
+    expect(await ledger.trees.planned(id)).toEqual(planned);
   });
 
   test('is of one epoch, and of a transfer that was started and has not ended', async () => {
     const ledger = await openLedger();
     const { id } = await accepted(ledger, 'a', TREE);
-    expect(await ledger.trees.addPages(id, 1, pagesOf(0), true)).toBe(false);
+    expect(await ledger.trees.addPages(id, 1, pagesOf(0))).toBe(false);
     await ledger.transfers.start(id, 1, 'w');
-    expect(await ledger.trees.addPages(id, 1, pagesOf(0), true)).toBe(true);
+    expect(await ledger.trees.addPages(id, 1, pagesOf(0))).toBe(true);
     await ledger.transfers.requeue(id, 1);
     await ledger.transfers.start(id, 2, 'w');
     expect(await ledger.trees.endPage(id, 1, 0, counts(3))).toBe(false);
     expect(await ledger.trees.endPage(id, 2, 0, counts(3))).toBe(true);
     await ledger.transfers.cancel(id);
-    expect(await ledger.trees.addPages(id, 2, pagesOf(1), true)).toBe(false);
+    expect(await ledger.trees.addPages(id, 2, pagesOf(1))).toBe(false);
     expect(await ledger.trees.planned(id)).toMatchObject({ pages: 1 });
   });
 });
@@ -65,7 +62,7 @@ describe('a page', () => {
     const ledger = await openLedger();
     const { id } = await running(ledger, 'a', TREE);
     const other = await running(ledger, 'b', TREE);
-    for (const one of [id, other.id]) await ledger.trees.addPages(one, 1, pagesOf(0, 1, 2, 3), true);
+    for (const one of [id, other.id]) await ledger.trees.addPages(one, 1, pagesOf(0, 1, 2, 3));
     const failure = { kind: 'invalid', message: 'no' } as const;
     const ended = { ...counts(1, 1), skipped: { files: 1, bytes: 4 }, failure };
     expect(await ledger.trees.endPage(id, 1, 1, ended)).toBe(true);
@@ -92,7 +89,7 @@ describe('a page', () => {
     const clock = clockAt(NOW_MS);
     const ledger = await openLedger(undefined, clock);
     const { id } = await running(ledger, 'a', TREE);
-    await ledger.trees.addPages(id, 1, pagesOf(0, 1, 2), true);
+    await ledger.trees.addPages(id, 1, pagesOf(0, 1, 2));
     await ledger.trees.endPage(id, 1, 0, counts(3));
     await ledger.trees.endPage(id, 1, 1, { ...counts(2, 1), failure: BROKEN });
     await ledger.transfers.end(id, 1, { state: 'failed', failure: BROKEN, stagedUntilMs: NOW_MS + DAY_MS });
@@ -114,14 +111,14 @@ describe('a page', () => {
     const clock = clockAt(NOW_MS);
     const ledger = await openLedger(undefined, clock);
     const { id } = await running(ledger, 'a', TREE);
-    await ledger.trees.addPages(id, 1, pagesOf(0, 1), true);
+    await ledger.trees.addPages(id, 1, pagesOf(0, 1));
     await ledger.trees.endPage(id, 1, 0, counts(3));
     await ledger.transfers.end(id, 1, { state: 'failed', failure: BROKEN, stagedUntilMs: NOW_MS + DAY_MS });
     clock.nowMs += DAY_MS;
     await ledger.transfers.retry(id);
     expect(await ledger.trees.planned(id)).toEqual({ pages: 0, files: 0, bytes: 0, complete: false });
     await ledger.transfers.start(id, 2, 'w');
-    await ledger.trees.addPages(id, 2, pagesOf(0), true);
+    await ledger.trees.addPages(id, 2, pagesOf(0));
     expect(await openOf(ledger, id)).toEqual([0]);
   });
 
@@ -131,7 +128,7 @@ describe('a page', () => {
     const ledger = await openLedger(path, clock);
     const [old, kept] = [await running(ledger, 'a', TREE), await running(ledger, 'b', TREE)];
     for (const { id } of [old, kept]) {
-      await ledger.trees.addPages(id, 1, pagesOf(0, 1), true);
+      await ledger.trees.addPages(id, 1, pagesOf(0, 1));
       await ledger.trees.claim(id, 1, [at('a/x').path]);
     }
     const result = { ...PUBLISHED, files: { done: { files: 6, bytes: 60 }, skipped: none, failed: none } };
@@ -156,7 +153,7 @@ describe('work', () => {
     await accepted(ledger, undefined, { kind: 'download', from: at('x', 'lake'), to: undefined });
     await running(ledger, 'busy', staged(100));
     const tree = await running(ledger, 'a', TREE);
-    await ledger.trees.addPages(tree.id, 1, pagesOf(0, 1, 2), true);
+    await ledger.trees.addPages(tree.id, 1, pagesOf(0, 1, 2));
     await ledger.trees.endPage(tree.id, 1, 1, counts(3));
     const waitingTree = await accepted(ledger, 'a', TREE);
     await ledger.transfers.cancel((await running(ledger, 'b', TREE)).id);
@@ -194,7 +191,7 @@ describe('work', () => {
     const failed = await running(ledger, 'x', copy);
     await ledger.transfers.end(failed.id, 1, { state: 'failed', failure: BROKEN });
     const tree = await running(ledger, 'a', TREE);
-    await ledger.trees.addPages(tree.id, 1, pagesOf(0, 1), true);
+    await ledger.trees.addPages(tree.id, 1, pagesOf(0, 1));
     await ledger.trees.endPage(tree.id, 1, 0, counts(3));
     await ledger.transfers.end(tree.id, 1, { state: 'succeeded', result: { ...PUBLISHED, size: 30 } });
     const archive = { kind: 'download', from: at('a', 'lake'), to: undefined, tree: true } as const;

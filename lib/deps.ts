@@ -89,7 +89,9 @@ export async function openDeps(config: Config, role: Role): Promise<OpenDeps> {
       store: await open(STAGING, config.stagingUri),
       limitBytes: config.stagingLimitBytes,
       transfers: ledger.transfers,
+      log,
     });
+    opened.push(staging);
     return { config, log, metrics, ledger, stores, health, staging, buffers, queue, close };
   } catch (error) {
     await close();

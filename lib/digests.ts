@@ -1,5 +1,5 @@
 /** Digests of bytes that pass by once: SHA-256 of the whole, CRC32 of each block, and what a caller demanded. */
-import { createHash, type Hash } from 'node:crypto';
+import { createHash, type Hash, hash as hashOf } from 'node:crypto';
 import { crc32 } from 'node:zlib';
 
 /** Length of a block of `Digests.blockCrcs`: 8 MiB. */
@@ -103,13 +103,33 @@ export class Digester {
       sha256: this.#sha256.digest('hex'),
       blockCrcs: Uint32Array.from(this.#crcs),
     };
-    const actual: Record<string, string> = { sha256: digests.sha256, crc32: hexOfCrc(wholeCrc(digests)) };
-    for (const { name, hash } of this.#extra) actual[name] = hash.digest('hex');
-    for (const [name, expected] of Object.entries(this.#expected) as [keyof ExpectedDigests, string?][])
-      if (expected !== undefined && actual[name] !== expected)
-        return { digests, mismatch: { name, expected, actual: actual[name] ?? 'unknown' } };
-    return { digests };
+    const extra = new Map(this.#extra.map(({ name, hash }) => [name, hash.digest('hex')]));
+    return compared(digests, this.#expected, (name) => extra.get(name) ?? 'unknown');
   }
+}
+
+/** As a `Digester` takes them, of a block or less that is all there: several times cheaper where it is short. */
+export function digestsOf(content: Uint8Array, expected: ExpectedDigests = {}): DigestsTaken {
+  const digests: Digests = {
+    size: content.length,
+    sha256: hashOf('sha256', content),
+    blockCrcs: content.length === 0 ? new Uint32Array() : Uint32Array.of(crc32(content)),
+  };
+  return compared(digests, expected, (name) => hashOf(name, content));
+}
+
+function compared(
+  digests: Digests,
+  expected: ExpectedDigests,
+  other: (name: 'md5' | 'sha512') => string,
+): DigestsTaken {
+  for (const [name, wanted] of Object.entries(expected) as [keyof ExpectedDigests, string?][]) {
+    if (wanted === undefined) continue;
+    const actual =
+      name === 'sha256' ? digests.sha256 : name === 'crc32' ? hexOfCrc(wholeCrc(digests)) : other(name);
+    if (actual !== wanted) return { digests, mismatch: { name, expected: wanted, actual } };
+  }
+  return { digests };
 }
 
 export const hexOfCrc = (crc: number): string => crc.toString(16).padStart(8, '0');

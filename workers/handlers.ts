@@ -1,4 +1,5 @@
 import type { Deps } from '../lib/deps.ts';
+import type { JobAt } from '../lib/jobs/children.ts';
 import type { JobName, Note } from '../lib/jobs/jobs.ts';
 import type { Ending } from './endings.ts';
 import { collectGarbage } from './gc.ts';
@@ -21,6 +22,8 @@ export interface JobRun {
   readonly again: boolean;
   /** So many workers were lost while they had it. */
   readonly deaths: number;
+  /** The job that waits for it. */
+  readonly parent: JobAt | undefined;
   /** When it was put into the queue, or came back to it; unix time in ms. */
   readonly waitingSinceMs: number;
 }

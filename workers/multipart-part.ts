@@ -15,6 +15,7 @@ import { apartMs, SUSPECT_DEATHS } from './deaths.ts';
 import { backoffMs, DONE, type Ending, HANDED_BACK, laterMs } from './endings.ts';
 import type { JobRun, WorkerDeps } from './handlers.ts';
 import { expiresMs, setLimits } from './limits.ts';
+import { needless } from './parts.ts';
 
 interface PartJob {
   readonly deps: WorkerDeps;
@@ -30,7 +31,8 @@ export async function carryPart(deps: WorkerDeps, note: Note<'part'>, run: JobRu
   const upload = await ledger.uploads.parted(note.upload);
   const wanted = row !== undefined && row.epoch === note.epoch && !hasEnded(row.state);
   // in each of these cases whoever waits for it runs again, and sees for itself
-  if (!wanted || upload?.uploadId === undefined || (await isGivenUp(queue, upload.id))) return DONE;
+  if (!wanted || upload?.uploadId === undefined || (await isGivenUp(queue, upload.id)))
+    return needless(deps, run);
   const part: PartJob = { deps, note, run, row, upload: { ...upload, uploadId: upload.uploadId } };
 
   if (run.deaths >= run.mostDeaths) return giveUp(part, killer(part));
@@ -42,6 +44,9 @@ export async function carryPart(deps: WorkerDeps, note: Note<'part'>, run: JobRu
   run.running.transfer = { id: row.id, epoch: row.epoch };
   try {
     await carry(part);
+    const { signal } = run.running.deadline;
+    // it was sent before that was seen, and whoever waits for it may not run for long
+    if (signal.aborted && stopReason(signal).kind === 'cancelled') await stopped(part);
     tell(part, startedMs, DONE);
     tellPace(queue, 'multipart-part', Date.now() - startedMs); // those that had nothing to do are no measure
     return DONE;

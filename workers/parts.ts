@@ -1,23 +1,24 @@
 /** What a transfer's job has to do with the jobs of its parts: it makes them, waits for them, and cleans up after them. */
-import { Failure } from '../lib/errors.ts';
+import { Failure, type FailureFacts } from '../lib/errors.ts';
 import { type Note, partJobId } from '../lib/jobs/jobs.ts';
 import { forgetParts, reportParts, takeGivenUp } from '../lib/jobs/parts.ts';
 import { hasEnded, type Transfer } from '../lib/ledger/transfer.ts';
 import type { AttemptEnd } from '../lib/transfer/attempt.ts';
 import { type PartJobs, type Parts, releaseParts } from '../lib/transfer/parts.ts';
-import type { Decision, Ending } from './endings.ts';
+import { type Decision, DONE, type Ending } from './endings.ts';
 import type { JobRun, WorkerDeps } from './handlers.ts';
 
-type CarryingNote = Pick<Note<'upload'>, 'transfer' | 'waitedFor'>;
+type CarryingNote = Pick<Note<'upload'>, 'transfer' | 'epoch' | 'waitedFor'>;
 type As = AttemptEnd | Decision['as'];
 
 export class PartsHandedOut {
   readonly #deps: WorkerDeps;
   readonly #note: CarryingNote;
   readonly #run: JobRun;
-  /** Parts of this run that are jobs now. */
+  /** Parts of this run, or pages, that are jobs now. */
   #missing = 0;
   #inParts = false;
+  #behind = false;
 
   constructor(deps: WorkerDeps, note: CarryingNote, run: JobRun) {
     this.#deps = deps;
@@ -39,22 +40,16 @@ export class PartsHandedOut {
 
   async #handOut(row: Transfer, { upload, receipts, missing }: Parts): Promise<void> {
     const { queue } = this.#deps;
-    const { waitedFor } = this.#note;
-    // so that jobs which end without any effect are not made for ever
-    if (waitedFor > 0 && missing.length >= waitedFor)
-      throw new Failure(
-        'unavailable',
-        `the jobs of ${missing.length} parts have ended, and the store has none of these (part ${missing[0]} is the first)`,
-        { op: 'put', store: upload.place.store, path: upload.place.path },
-      );
+    const { store, path } = upload.place;
+    const ended = `the jobs of ${missing.length} parts have ended, and the store has none of these (part ${missing[0]} is the first)`;
+    this.expect(missing.length, ended, { op: 'put', store, path });
     const { id: transfer, epoch, priority } = row;
-    this.#missing = missing.length;
     const jobs = missing.map((number) => {
       const note = { transfer, epoch, upload: upload.id, number };
       return { name: 'part' as const, note, jobId: partJobId(note), priority };
     });
-    const { queue: name, jobId } = this.#run.running;
-    await queue.addChildren({ queue: name, jobId }, jobs);
+    const { running } = this.#run;
+    await queue.addChildren(running, jobs, running.deadline.signal);
     // a tree's progress is that of its pages
     if (upload.owner !== transfer) return;
     const whole = { transfer, epoch, total: upload.size };
@@ -63,6 +58,17 @@ export class PartsHandedOut {
       whole,
       receipts.map(({ number, size }) => [number, size]),
     );
+  }
+
+  /**
+   * So many parts, or pages, are waited for from now on.
+   * @param ended what to say where there were as many before, so that jobs which end without any effect are not made for ever
+   * @throws Failure `unavailable` then
+   */
+  expect(missing: number, ended: string, facts: FailureFacts = {}): void {
+    const { waitedFor } = this.#note;
+    if (waitedFor > 0 && missing >= waitedFor) throw new Failure('unavailable', ended, facts);
+    this.#missing = missing;
   }
 
   /** The ledger hears of it first: from then on nobody takes this worker for dead. */
@@ -75,11 +81,16 @@ export class PartsHandedOut {
     return { job: 'waiting-children', note: { waitedFor: this.#missing } };
   }
 
+  /** Of a tree: it was told to wait for older transfers. */
+  noteBehind(): void {
+    this.#behind = true;
+  }
+
   /** After an attempt that failed its parts may be the same that were missing before. */
   anew(ending: Ending): Ending {
-    return ending.job === 'delayed' && this.#note.waitedFor > 0
-      ? { ...ending, note: { waitedFor: 0 } }
-      : ending;
+    if (ending.job !== 'delayed') return ending;
+    if (this.#behind) return { ...ending, note: { waitedFor: 0, behind: 1 } };
+    return this.#note.waitedFor > 0 ? { ...ending, note: { waitedFor: 0 } } : ending;
   }
 
   /** What parts have done stays done, also where an attempt of the whole has failed. */
@@ -93,14 +104,20 @@ export class PartsHandedOut {
     return as === 'failed' || as === 'cancelled' || as === 'stale';
   }
 
-  /** Never throws: what is left is gc's. */
-  async releaseIfEnded(): Promise<void> {
-    const { transfer } = this.#note;
+  /**
+   * Of a transfer that has ended: its parts go, and first the jobs of those that nobody has begun. Answers what becomes of
+   * its job: where workers have parts it waits for them, and then cleans up. Never throws: what is left is gc's.
+   */
+  async releaseIfEnded(): Promise<Ending> {
+    const { transfer, epoch } = this.#note;
     const { ledger, queue, log } = this.#deps;
     try {
       const found = (await ledger.transfers.statesOf([transfer])).get(transfer);
+      const ended = !found || hasEnded(found.state);
+      const needless = ended || found.epoch !== epoch;
+      if (needless && (await queue.dropChildren(this.#run.running))) return { job: 'waiting-children' };
       // with another epoch somebody else goes on with its parts
-      if (found && !hasEnded(found.state)) return;
+      if (!ended) return DONE;
       await ledger.trees.releaseEnded(transfer);
       const uploads = await releaseParts(this.#deps, transfer);
       const ids = uploads.map(({ id }) => id);
@@ -108,5 +125,16 @@ export class PartsHandedOut {
     } catch (error) {
       log.warn({ transfer, err: error }, 'could not clean up after parts; gc will');
     }
+    return DONE;
   }
+}
+
+/** Of a part or page that nobody needs any more: nor does anybody need those that wait beside it. Never throws. */
+export async function needless({ queue, log }: WorkerDeps, { parent }: JobRun): Promise<Ending> {
+  try {
+    if (parent) await queue.dropChildren(parent);
+  } catch (error) {
+    log.debug({ job: parent?.jobId, err: error }, 'could not take needless jobs out of their queue');
+  }
+  return DONE;
 }

@@ -1,6 +1,7 @@
 /** The one processor: every job of every queue comes through here, whatever its handler is. */
 import type { Job } from 'bullmq';
 import { Failure } from '../lib/errors.ts';
+import { jobAt } from '../lib/jobs/children.ts';
 import { JOBS, type JobName, type Note } from '../lib/jobs/jobs.ts';
 import { Admission } from './admission.ts';
 import { type Ending, settleJob } from './endings.ts';
@@ -30,7 +31,8 @@ export function createProcessor(deps: WorkerDeps, watch: Watch, mostDeaths: numb
     );
     const waitingSinceMs = job.attemptsStarted > 1 ? Date.now() : job.timestamp + job.delay;
     const [again, deaths] = [job.attemptsStarted > 1, job.stalledCounter];
-    const run: JobRun = { running, mostDeaths, waitingSinceMs, again, deaths };
+    const parent = job.parentKey === undefined ? undefined : jobAt(job.parentKey);
+    const run: JobRun = { running, mostDeaths, parent, waitingSinceMs, again, deaths };
     const { name } = job;
     const { queue } = JOBS[name];
     const ending = await admission.during(running, job.data, () => handle(deps, name, job.data, run));

@@ -12,18 +12,22 @@ import { type Decision, DONE, type Ending, endFailed, HANDED_BACK } from './endi
 import type { JobRun, WorkerDeps } from './handlers.ts';
 import { expiresMs, setLimits, stopIfWaitedTooLong, waitedTooLong } from './limits.ts';
 import { PartsHandedOut } from './parts.ts';
-import { carryTree } from './tree.ts';
+import { carryTree, stillBehind } from './tree.ts';
+
+/** What is read from staging in no time at all: nobody is kept from its target for longer than publishing takes. */
+const TURN_AT_ONCE_BYTES = 1024 * 1024;
 
 type As = AttemptEnd | TreeEnd | Decision['as'];
 
 export async function carryOut(deps: WorkerDeps, note: Note<'upload'>, run: JobRun): Promise<Ending> {
   const { metrics, ledger, worker } = deps;
-  const row = await ledger.transfers.start(note.transfer, note.epoch, worker);
+  const behind = await stillBehind(deps, note);
+  if (behind) return behind;
+  const row = await ledger.transfers.start(note.transfer, note.epoch, worker, TURN_AT_ONCE_BYTES);
   const parts = new PartsHandedOut(deps, note, run);
   if (!row) {
     deps.log.debug({ job: run.running.jobId }, 'nothing to do: ended, or it has a newer job');
-    await parts.releaseIfEnded();
-    return DONE;
+    return parts.releaseIfEnded();
   }
   const { kind } = row;
   const startedMs = Date.now();
@@ -33,25 +37,26 @@ export async function carryOut(deps: WorkerDeps, note: Note<'upload'>, run: JobR
   const progress = new ProgressReporter(deps.queue, row.id, row.epoch);
   let bytes = 0;
   let as: As = 'stale';
+  let ending = DONE;
   try {
     as = await attempt(deps, row, run, parts, (done, total) => {
       bytes = done;
       progress.report(done, total);
     });
     tell(deps, row, run, { bytes, startedMs, as });
-    return as === 'handed-out' ? await parts.waitFor(row) : DONE;
+    if (as === 'handed-out') ending = await parts.waitFor(row);
   } catch (error) {
     const { signal } = run.running.deadline;
     const failure = signal.aborted ? stopReason(signal) : failureOf(error);
     const decision = await end(deps, row, run, failure);
     as = decision.as;
     tell(deps, row, run, { bytes, startedMs, as, failure });
-    return parts.anew(decision.ending);
+    ending = parts.anew(decision.ending);
   } finally {
     metrics.transfersInFlight.dec({ kind });
     if (as !== 'handed-out' && !parts.keepProgress(as)) progress.end();
-    if (parts.mayBeLeft(row, as)) await parts.releaseIfEnded();
   }
+  return parts.mayBeLeft(row, as) ? parts.releaseIfEnded() : ending;
 }
 
 async function attempt(
@@ -78,7 +83,7 @@ async function attempt(
     deadline.progress();
     report(done, total);
   };
-  if (row.tree) return carryTree(deps, row, run, onProgress);
+  if (row.tree) return carryTree(deps, row, run, parts, onProgress);
   return runAttempt(deps, row, {
     signal: deadline.signal,
     leaseMs: deps.config.downloadLeaseMs,

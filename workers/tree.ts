@@ -3,19 +3,20 @@ import { stopReason } from '../lib/deadline.ts';
 import { Failure, failureOf } from '../lib/errors.ts';
 import { JOBS, type Note, pageJobId } from '../lib/jobs/jobs.ts';
 import { forgetParts, PartReporter } from '../lib/jobs/parts.ts';
-import type { Transfer } from '../lib/ledger/transfer.ts';
-import { runTree, type TreeEnd } from '../lib/transfer/tree.ts';
+import { hasEnded, type Transfer } from '../lib/ledger/transfer.ts';
+import { COME_BACK_MS, runTree, type TreeEnd } from '../lib/transfer/tree.ts';
 import { carryPage as carryFiles, type PageEnd } from '../lib/transfer/tree-page.ts';
 import { backoffMs, DONE, type Ending, HANDED_BACK, laterMs } from './endings.ts';
 import type { JobRun, WorkerDeps } from './handlers.ts';
 import { expiresMs, setLimits } from './limits.ts';
-import { PartsHandedOut } from './parts.ts';
+import { needless, PartsHandedOut } from './parts.ts';
 
 /** One run of the tree's own job. @throws Failure why it did not end, or hand out, the tree */
 export async function carryTree(
   deps: WorkerDeps,
   row: Transfer,
   { running }: JobRun,
+  parts: PartsHandedOut,
   onProgress: (done: number, total: number | undefined) => void,
 ): Promise<TreeEnd> {
   const { config, queue } = deps;
@@ -25,26 +26,40 @@ export async function carryTree(
     keepMs: config.failedBytesMs,
     onProgress,
     onRest: () => running.deadline.rest(),
-    handOut(pages) {
+    onBehind: () => parts.noteBehind(),
+    async handOut(pages, open) {
+      parts.expect(open, `the jobs of ${open} pages have ended, and none of these pages has`);
       const { id, epoch, priority } = row;
       const jobs = pages.map(({ page }) => {
         const note = { transfer: id, epoch, page, waitedFor: 0 };
         return { name: 'page' as const, note, jobId: pageJobId(note), priority };
       });
-      return queue.addChildren({ queue: JOBS[row.kind].queue, jobId: running.jobId }, jobs);
+      return queue.addChildren(running, jobs, running.deadline.signal);
     },
   });
   if (end !== 'handed-out') await forgetParts(queue, row.id, []);
   return end;
 }
 
+/** Of a tree that has to wait still: when it looks again. No attempt is opened for a look. */
+export async function stillBehind(
+  deps: WorkerDeps,
+  { transfer, epoch, behind }: Note<'upload'>,
+): Promise<Ending | undefined> {
+  const row = behind === 0 ? undefined : await deps.ledger.transfers.get(transfer);
+  if (row?.epoch !== epoch || hasEnded(row.state)) return undefined;
+  const leftMs = expiresMs(deps, row) - Date.now();
+  if (leftMs <= 0 || !(await deps.ledger.trees.olderWaiting(transfer))) return undefined;
+  return { job: 'delayed', delayMs: Math.min(leftMs, laterMs(COME_BACK_MS)) };
+}
+
 /** A page's job. What the tree as a whole comes to is the word of the tree's own, which waits for this one. */
 export async function carryPage(deps: WorkerDeps, note: Note<'page'>, run: JobRun): Promise<Ending> {
   const { running } = run;
   const row = await deps.ledger.transfers.get(note.transfer);
-  if (row?.epoch !== note.epoch || row.state !== 'running') return DONE;
-  // the tree's own job sees to that, once its pages are through
-  if (Date.now() >= expiresMs(deps, row)) return DONE;
+  const wanted = row?.epoch === note.epoch && row.state === 'running';
+  // where its time is over the tree's own job sees to that, once its pages are through
+  if (!wanted || Date.now() >= expiresMs(deps, row)) return needless(deps, run);
   running.transfer = { id: row.id, epoch: row.epoch };
   const startedMs = Date.now();
   const waitedMs = Math.max(0, startedMs - run.waitingSinceMs);

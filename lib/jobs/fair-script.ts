@@ -154,3 +154,16 @@ for band = 0, tonumber(ARGV[2]) - 1 do
 end
 return oldest and string.format('%.0f', oldest)
 `;
+
+/**
+ * For jobs that were taken out of the queue before their turn: their line's next ones need not wait for those turns.
+ * KEYS: the band's state and lines. ARGV: line, how many jobs.
+ */
+export const GIVE_BACK_TURNS = `
+local state, lines = unpack(KEYS)
+local last = tonumber(redis.call('ZSCORE', lines, ARGV[1]) or nil)
+if not last then return end
+local v = tonumber(redis.call('HGET', state, 'v') or nil) or ${FIRST_TAG}
+last = math.max(v, last - tonumber(ARGV[2]) / ${QUANTUM})
+redis.call('ZADD', lines, string.format('%.17g', last), ARGV[1])
+`;

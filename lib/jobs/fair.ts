@@ -5,7 +5,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { Redis } from 'ioredis';
-import { FRONT_TAG, OLDEST_WAITING, TAGS, TAKE_TURNS } from './fair-script.ts';
+import { FRONT_TAG, GIVE_BACK_TURNS, OLDEST_WAITING, TAGS, TAKE_TURNS } from './fair-script.ts';
 import type { QueueName } from './jobs.ts';
 
 /**
@@ -26,6 +26,12 @@ export interface Turn {
   readonly again: boolean;
 }
 
+/** In which the children of a job take turns. */
+export interface ChildTurn extends Omit<Turn, 'priority'> {
+  /** The job's own. */
+  readonly bullPriority: number;
+}
+
 /** The line of whoever a transfer is for: the value of its label `fairBy` (`none`: no label counts), else its owner. */
 export function lineOf(
   { labels, owner }: { readonly labels: Readonly<Record<string, string>>; readonly owner: string },
@@ -42,6 +48,7 @@ export const frontOf = (bullPriority: number): number => Math.floor(bullPriority
 
 interface Scripts {
   longshoreTakeTurns(...args: (string | number)[]): Promise<[name: string, ...priorities: number[]]>;
+  longshoreGiveBackTurns(...args: (string | number)[]): Promise<null>;
   longshoreOldestWaiting(...args: (string | number)[]): Promise<string | null>;
 }
 
@@ -55,6 +62,7 @@ export class Turns {
 
   constructor(redis: Redis, prefix: string) {
     redis.defineCommand('longshoreTakeTurns', { numberOfKeys: 5, lua: TAKE_TURNS });
+    redis.defineCommand('longshoreGiveBackTurns', { numberOfKeys: 2, lua: GIVE_BACK_TURNS });
     redis.defineCommand('longshoreOldestWaiting', { numberOfKeys: 2, lua: OLDEST_WAITING });
     this.#redis = redis as unknown as Scripts; // the commands defined above
     this.#prefix = prefix;
@@ -95,9 +103,19 @@ export class Turns {
     await this.#take(queue, Math.floor(job.bullPriority / TAGS), [[againIn(job.line), 1]], job.id);
   }
 
+  /** Of so many children, which were taken out of the queue before they had them. */
+  async giveBack(queue: QueueName, { bullPriority, ...turn }: ChildTurn, count: number): Promise<void> {
+    const state = this.#stateOf(queue, Math.floor(bullPriority / TAGS));
+    await this.#redis.longshoreGiveBackTurns(state, `${state}:lines`, lineIn(turn), count);
+  }
+
+  #stateOf(queue: QueueName, band: number): string {
+    return `${this.#prefix}:turns:${queue}:${band}`;
+  }
+
   #take(queue: QueueName, band: number, lines: readonly (readonly [string, number])[], job: string) {
     const at = `${this.#prefix}:${queue}`;
-    const state = `${this.#prefix}:turns:${queue}:${band}`;
+    const state = this.#stateOf(queue, band);
     const arrived = this.#arrivedIn(queue, band).splice(0, ARRIVED_AT_ONCE);
     return this.#redis.longshoreTakeTurns(
       ...[`${at}:prioritized`, `${at}:delayed`, state, `${state}:lines`, `${state}:coming`],
@@ -123,4 +141,4 @@ export class Turns {
 }
 
 const againIn = (line: string): string => `again ${line}`;
-const lineIn = ({ line, again }: Turn): string => (again ? againIn(line) : line);
+const lineIn = ({ line, again }: Omit<Turn, 'priority'>): string => (again ? againIn(line) : line);

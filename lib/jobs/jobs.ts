@@ -21,8 +21,10 @@ export const turnNote = z.object({
 });
 
 const carryingNote = transferNote.extend({
-  /** Parts that it waited for when it last ran; 0: none. */
+  /** Parts, or pages, that it waited for when it last ran; 0: none. */
   waitedFor: z.number().int().nonnegative().default(0),
+  /** 1: of a tree that had to wait for older transfers at its target when it last ran. */
+  behind: z.number().int().min(0).max(1).default(0),
 });
 
 const partNote = transferNote.extend({

@@ -30,8 +30,11 @@ const LEAST_MS = 5;
 const AWAY_MS = 500;
 /** Without Redis for so long, who holds more than its part comes down to it; then who holds less takes its part. */
 const PART_MS = { down: 5000, up: 10_000 };
-/** Both at least this many, so that who writes to a store what it reads there is not stuck. */
-const LEAST_PART = { readings: 1, connections: 2 };
+/**
+ * However many processes there are, so that none is shut out. Who writes to a store what it reads there needs two: it
+ * waits, and a job that does is given up when its lock could not be renewed.
+ */
+const LEAST_PART = 1;
 /** A server needs a moment to notice that a request was given up. */
 const NOTICED_MS = 100;
 
@@ -256,11 +259,8 @@ export class StoreGate {
     const awayMs = now - this.#awaySinceMs;
     // what lapsed before, in a process that slept, may be another's by now
     if (sentMs - this.#heardMs < USABLE_MS || awayMs > PART_MS.up) this.#heardMs = sentMs;
-    for (const [share, least] of [
-      [this.#readings, LEAST_PART.readings],
-      [this.#connections, LEAST_PART.connections],
-    ] as const) {
-      const part = Math.max(least, Math.floor((share.limit ?? 0) / this.#processes));
+    for (const share of [this.#readings, this.#connections]) {
+      const part = Math.max(LEAST_PART, Math.floor((share.limit ?? 0) / this.#processes));
       const wrong = awayMs > PART_MS.up || (awayMs > PART_MS.down && share.held > part);
       share.change(wrong ? part - share.held : 0);
     }

@@ -36,6 +36,7 @@ export class ProgressReporter {
   #toldMs = Date.now();
   #toldBytes = 0;
   #rate = 0;
+  #told = false;
 
   constructor(queue: Connected, transfer: string, epoch: number) {
     this.#queue = queue;
@@ -51,6 +52,7 @@ export class ProgressReporter {
     const rate = (Math.max(0, done - this.#toldBytes) * 1000) / elapsedMs;
     this.#rate = this.#rate === 0 ? rate : 0.7 * this.#rate + 0.3 * rate;
     this.#toldMs = now;
+    this.#told = true;
     this.#toldBytes = done;
     const note: Progress = {
       transfer: this.#transfer,
@@ -70,8 +72,9 @@ export class ProgressReporter {
       .catch(() => {});
   }
 
-  /** Forgets it: the ledger has the ending. Never throws. */
+  /** Forgets what it has told: the ledger has the ending. What another attempt told goes by itself. Never throws. */
   end(): void {
+    if (!this.#told) return;
     this.#queue.redis.del(keyOf(this.#queue.prefix, this.#transfer)).catch(() => {});
   }
 }

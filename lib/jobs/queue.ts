@@ -1,10 +1,11 @@
 /** The producing side of the queues: puts notes in, and looks what is there. Nothing here takes a job out. */
 import { Queue as BullQueue, type JobState, type JobsOptions } from 'bullmq';
 import type { Redis } from 'ioredis';
+import { throwIfAborted } from '../deadline.ts';
 import { Failure } from '../errors.ts';
 import type { Log } from '../log.ts';
-import { delayedChildren, hasLivingChild } from './children.ts';
-import { lineOf, type Turn, Turns } from './fair.ts';
+import { dropChildren, hasLivingChild, type JobAt } from './children.ts';
+import { type ChildTurn, lineOf, type Turn, Turns } from './fair.ts';
 import {
   JOBS,
   type JobName,
@@ -47,6 +48,8 @@ export type ChildJob = {
 }[JobName];
 /** So many are added at a time: Redis must have taken them within the time of one question. */
 const JOBS_AT_ONCE = 250;
+/** Who began to drop the children of a job is left alone with it for so long. */
+const DROPPING_MS = 5000;
 
 interface NewJob {
   readonly name: JobName;
@@ -191,16 +194,14 @@ export class Queue implements RedisPlace {
   /**
    * Children of a job that runs: once they have all ended, and it has been put among those that wait for children, it
    * runs again, however they ended. One that is there already is kept, and waited for. They take turns in its line.
-   * @throws Failure as `enqueue`; also where the parent is gone. Some may have been added then
+   * @throws Failure as `enqueue`; also where the parent is gone, and why `signal` fired. Some may have been added then
    */
-  async addChildren(
-    parent: { readonly queue: QueueName; readonly jobId: string },
-    children: readonly ChildJob[],
-  ): Promise<void> {
-    for (let at = 0; at < children.length; at += JOBS_AT_ONCE)
+  async addChildren(parent: JobAt, children: readonly ChildJob[], signal: AbortSignal): Promise<void> {
+    for (let at = 0; at < children.length; at += JOBS_AT_ONCE) {
+      throwIfAborted(signal);
       await askRedis('enqueue', async () => {
         const bull = await this.#open(parent.queue);
-        const { line, again } = await this.#lineOfJob(bull, parent.jobId);
+        const { line, again } = await this.#turnOf(bull.toKey(parent.jobId));
         const opts = {
           ...JOB_OPTIONS,
           parent: { id: parent.jobId, queue: bull.qualifiedName },
@@ -218,13 +219,14 @@ export class Queue implements RedisPlace {
             })),
           );
       });
+    }
   }
 
-  /** `''` for a job that is gone, to which nothing can be added. */
-  async #lineOfJob(bull: BullQueue, jobId: string): Promise<Omit<Turn, 'priority'>> {
-    const data: unknown = JSON.parse((await this.redis.hget(bull.toKey(jobId), 'data')) ?? '{}');
-    const { line, epoch } = turnNote.parse(data);
-    return { line, again: epoch > 1 };
+  /** That its children take; `line` is `''` for a job that is gone, to which nothing can be added. */
+  async #turnOf(jobKey: string): Promise<ChildTurn> {
+    const [data, priority] = await this.redis.hmget(jobKey, 'data', 'priority');
+    const { line, epoch } = turnNote.parse(JSON.parse(data ?? '{}'));
+    return { line, again: epoch > 1, bullPriority: Number(priority ?? 0) };
   }
 
   /** Those of `transfers` (a page, not thousands) whose job Redis does not have, or has waiting for lost children. */
@@ -246,38 +248,65 @@ export class Queue implements RedisPlace {
   }
 
   /**
-   * Of a transfer that has ended: whatever its job waits for ends now, without doing anything. `false`: there is no job
-   * that would end.
+   * Of a transfer that has ended: its job, which cleans up after it, need not wait any more, neither for its time nor for
+   * children that were not begun. `false`: there is no job that would end.
    */
   async hurry(transfer: TransferJob): Promise<boolean> {
-    if (!(await askRedis('look for jobs', () => this.#isAlive(transfer)))) return false;
     const { queue } = JOBS[transfer.kind];
+    const bull = await askRedis('open a queue', () => this.#open(queue));
     const jobId = transferJobId(transfer.id, transfer.epoch);
-    await askRedis('bring jobs back', async () => {
-      const bull = await this.#open(queue);
-      await this.#promote(queue, jobId);
-      for await (const key of delayedChildren(this.redis, bull.toKey(jobId))) {
-        const [childId = '', name] = key.split(':').reverse();
-        const childQueue = QUEUES.find((one) => one === name);
-        if (childQueue) await this.#promote(childQueue, childId);
-      }
+    if (!(await askRedis('look for jobs', () => this.#isAlive(transfer)))) {
+      await this.drop(transfer);
+      return false;
+    }
+    await askRedis('bring a job back', async () => {
+      if ((await this.redis.zscore(bull.toKey('delayed'), jobId)) === null) return;
+      await (await bull.getJob(jobId))?.promote().catch(() => {}); // it came back by itself
     });
+    await this.dropChildren({ queue, jobId });
     return true;
   }
 
-  /** Nothing happens to one that is not put off. */
-  async #promote(queue: QueueName, jobId: string): Promise<void> {
-    const bull = await this.#open(queue);
-    if ((await this.redis.zscore(bull.toKey('delayed'), jobId)) === null) return;
-    await (await bull.getJob(jobId))?.promote().catch(() => {}); // it came back by itself
+  /**
+   * Children of this job that no worker has go without being begun, and give back their turns; the job then waits for
+   * the others only. One process at a time does it.
+   * @returns whether any of its children will still end
+   * @throws Failure `unavailable`: whoever takes one of those that are left may call this again
+   */
+  async dropChildren(parent: JobAt): Promise<boolean> {
+    const jobKey = `${this.prefix}:${parent.queue}:${parent.jobId}`;
+    const dropping = `${jobKey}:dropping`;
+    const begun = await askRedis('look for jobs', async () => {
+      if ((await this.redis.exists(`${jobKey}:dependencies`)) === 0) return 'needless';
+      return this.redis.set(dropping, '', 'PX', DROPPING_MS, 'NX');
+    });
+    if (begun !== 'OK') return begun !== 'needless';
+    try {
+      const turn = await askRedis('look for jobs', () => this.#turnOf(jobKey));
+      const waited = await dropChildren(this.redis, jobKey, (page) => this.#removeAll(page));
+      await askRedis('give back turns', () =>
+        Promise.all([...waited].map(([queue, count]) => this.#turns.giveBack(queue, turn, count))),
+      );
+    } finally {
+      await this.redis.del(dropping).catch(() => 0);
+    }
+    return askRedis('look for jobs', () => hasLivingChild(this.redis, jobKey));
   }
 
-  /** The job of an epoch that is over, with those that it waits for. One that a worker has ends by itself. */
+  async #removeAll(jobs: readonly JobAt[]): Promise<void> {
+    await askRedis('remove jobs', () =>
+      Promise.all(
+        jobs.map(async ({ queue, jobId }) =>
+          (await this.#open(queue)).remove(jobId, { removeChildren: false }),
+        ),
+      ),
+    );
+  }
+
+  /** The job of an epoch that is over, with those that it waits for. What a worker has ends by itself. */
   async drop({ id, epoch, kind }: TransferJob): Promise<void> {
-    await askRedis('remove a job', async () => {
-      const bull = await this.#open(JOBS[kind].queue);
-      await bull.remove(transferJobId(id, epoch), { removeChildren: true });
-    });
+    const job = { queue: JOBS[kind].queue, jobId: transferJobId(id, epoch) };
+    if (!(await this.dropChildren(job))) await this.#removeAll([job]);
   }
 
   /** A few commands a queue, none of which grows with the queue. */

@@ -7,7 +7,13 @@ import { transferOf } from './rows.ts';
 
 type Collection = Pick<
   Transfers,
-  'extendStaged' | 'expiredStaged' | 'freeStaged' | 'holdingStaged' | 'forgetHistory' | 'forgettable'
+  | 'extendStaged'
+  | 'expiredStaged'
+  | 'freeStaged'
+  | 'stagedGone'
+  | 'holdingStaged'
+  | 'forgetHistory'
+  | 'forgettable'
 >;
 
 /** Idempotency keys are kept at least so long, and their transfers with them. */
@@ -15,6 +21,7 @@ const KEYS_MS = 24 * 3600 * 1000;
 /** Ids in one query; transfers forgotten in one unit of the writer. */
 const CHUNK = 500;
 const FORGET_UNIT = 50;
+const ANY_MS = Number.MAX_SAFE_INTEGER;
 
 export function collection({ reader, writer, build, now }: Core): Collection {
   const free = prepare<{ id: string; expiredAtMs: number }>()((p) =>
@@ -47,8 +54,13 @@ export function collection({ reader, writer, build, now }: Core): Collection {
         return rows.map(transferOf);
       }),
 
-    freeStaged: (id, expiredAtMs = Number.MAX_SAFE_INTEGER) =>
+    freeStaged: (id, expiredAtMs = ANY_MS) =>
       writer.run(async (db) => (await free.changes(db, { id, expiredAtMs })) > 0),
+
+    stagedGone: (ids) =>
+      writer.run(async (db) => {
+        for (const id of ids) await free.all(db, { id, expiredAtMs: ANY_MS });
+      }),
 
     holdingStaged: (ids) =>
       reader.run(async (db) => {

@@ -98,8 +98,11 @@ export interface Transfers {
    * accepted → running, or running again for the same epoch (a second worker, a stalled job); opens an attempt. A
    * row whose worker died while publishing comes back with state `publishing`: settle by looking at the target,
    * then publish again or end. `undefined`: ended, other epoch, or held by a synchronous request: return quietly.
+   *
+   * An upload of at most `turnUpToBytes` staged bytes that replaces what is there also takes its turn on the target
+   * when it starts for the first time, where that is free: it comes back with state `publishing` and one start.
    */
-  start(id: string, epoch: number, worker: string): Promise<Transfer | undefined>;
+  start(id: string, epoch: number, worker: string, turnUpToBytes?: number): Promise<Transfer | undefined>;
   /**
    * running → publishing (`ok`; again `ok` while it is publishing). `stale`: ended or another epoch. `occupied`:
    * another transfer is publishing on an overlapping target: later. `superseded`: a later-accepted one already
@@ -131,8 +134,9 @@ export interface Transfers {
   handedOut(id: string, epoch: number, attempt: number): Promise<boolean>;
   /**
    * accepted or running → cancelled (again `cancelled` when it was). `too-late`: publishing, or ended otherwise.
+   * @param planUntilMs how long a tree's plan stays, so that it can go on when it is retried; default: as it was accepted with
    */
-  cancel(id: string): Promise<'cancelled' | 'too-late' | 'not-found'>;
+  cancel(id: string, planUntilMs?: number): Promise<'cancelled' | 'too-late' | 'not-found'>;
   /**
    * failed or cancelled → accepted: a new acceptance with a new seq and epoch and all attempts to spend; a deadline
    * that has passed is dropped. Of a tree's pages those with failed files are open again, and those that had not
@@ -199,6 +203,8 @@ export interface Transfers {
    * lease meanwhile). `false`: unended, renewed, or freed before.
    */
   freeStaged(id: string, expiredAtMs?: number): Promise<boolean>;
+  /** Of ended ones that cannot be retried: their staged bytes were removed. A hundred at a time, not thousands. */
+  stagedGone(ids: readonly string[]): Promise<void>;
   /** Which of these ids have a claim on staged bytes: unended, or kept after their end. Files of others may go. */
   holdingStaged(ids: readonly string[]): Promise<Set<string>>;
   /**
@@ -284,11 +290,15 @@ export interface Uploads {
 
 /** Trees: a page of files is a row, a file is not. */
 export interface Trees {
-  /** The whole plan, in order; one that is there already stays as it is. `false`: stale. */
+  /**
+   * The whole plan, in order; one that is there already stays as it is. `false`: stale.
+   * @param stagedBytes what it takes of staging for as long as it is kept
+   */
   addPages(
     id: string,
     epoch: number,
     pages: readonly Pick<TreePage, 'page' | 'files' | 'bytes'>[],
+    stagedBytes: number,
   ): Promise<boolean>;
   planned(id: string): Promise<{
     readonly pages: number;
@@ -296,7 +306,9 @@ export interface Trees {
     readonly bytes: number;
     readonly complete: boolean;
   }>;
-  /** Not ended ones, in order, after that page (-1: from the first on). */
+  /** Pages that have not ended. */
+  open(id: string): Promise<number>;
+  /** Those, in order, after that page (-1: from the first on). */
   openPages(id: string, after: number, limit: number): Promise<TreePage[]>;
   pages(id: string, after: number, limit: number): Promise<TreePage[]>;
   page(id: string, page: number): Promise<TreePage | undefined>;

@@ -6,7 +6,7 @@ import type { Recording } from './objects.ts';
 import type { TransferRow } from './rows.ts';
 import { transferOf } from './rows.ts';
 import { isUnended, type Statements } from './statements.ts';
-import type { Targets } from './targets.ts';
+import type { Target, Targets } from './targets.ts';
 import { type TransferState, WORKER_GONE } from './transfer.ts';
 import type { Claims } from './tree-claims.ts';
 
@@ -15,6 +15,11 @@ type Moves = Pick<
   'start' | 'publishing' | 'end' | 'attemptFailed' | 'handedOut' | 'cancel' | 'requeue' | 'renewSlot'
 >;
 type FailureColumns = Pick<TransferRow, 'failure_kind' | 'failure_message'>;
+
+interface Cancelled {
+  readonly state: 'cancelled';
+  readonly stagedUntilMs: number | undefined;
+}
 
 const NO_FAILURE: FailureColumns = { failure_kind: null, failure_message: null };
 const TAKEN_OVER: FailureColumns = { failure_kind: 'interrupted', failure_message: WORKER_GONE };
@@ -43,7 +48,7 @@ export function moves(
    * Changes the row where it is still as it was read, and closes what attempt is open, which a failure adds to
    * those that were spent.
    */
-  async function finish(db: Db, row: TransferRow, ending: Ending | { state: 'cancelled' }): Promise<void> {
+  async function finish(db: Db, row: TransferRow, ending: Ending | Cancelled): Promise<void> {
     const { id, epoch, state: was } = row;
     const nowMs = now();
     const failure = failureColumns(ending);
@@ -77,11 +82,14 @@ export function moves(
   }
 
   return {
-    start: (id, epoch, worker) =>
+    start: (id, epoch, worker, turnUpToBytes = 0) =>
       writer.run(async (db) => {
         const row = await current(db, id, epoch);
         if (!row || row.synchronous === 1) return undefined;
-        return transferOf(await startAttempt(db, statements, row, worker, now()));
+        const target = isSimple(row, turnUpToBytes) ? targetOf(row) : undefined;
+        const publishes = target && (await targets.turnAt(db, target, row.seq)) === 'free';
+        const state = publishes ? 'publishing' : 'running';
+        return transferOf(await startAttempt(db, statements, row, { worker, nowMs: now(), state }));
       }),
 
     publishing: (id, epoch) =>
@@ -89,8 +97,8 @@ export function moves(
         const row = await current(db, id, epoch);
         if (!row || row.state === 'accepted') return 'stale';
         if (row.state === 'publishing') return 'ok';
-        if (row.to_store !== null && row.to_path !== null) {
-          const target = { store: row.to_store, path: row.to_path, tree: row.to_tree === 1 };
+        const target = targetOf(row);
+        if (target) {
           const turn = await targets.turnAt(db, target, row.seq);
           if (turn === 'superseded') await finish(db, row, { state: 'superseded' });
           if (turn !== 'free') return turn;
@@ -134,12 +142,12 @@ export function moves(
         return true;
       }),
 
-    cancel: (id) =>
+    cancel: (id, planUntilMs) =>
       writer.run(async (db) => {
         const row = await statements.byId.first(db, { id });
         if (!row) return 'not-found';
         if (row.state === 'accepted' || row.state === 'running')
-          await finish(db, row, { state: 'cancelled' });
+          await finish(db, row, { state: 'cancelled', stagedUntilMs: planUntilMs });
         else if (row.state !== 'cancelled') return 'too-late';
         return 'cancelled';
       }),
@@ -172,29 +180,48 @@ export function moves(
   };
 }
 
+/** Staged bytes that begin for the first time, with nothing to look at before they replace what is there. */
+const isSimple = (row: TransferRow, mostBytes: number): boolean =>
+  row.state === 'accepted' &&
+  row.starts === 0 &&
+  row.kind === 'upload' &&
+  row.from_store === null &&
+  row.to_tree === 0 &&
+  row.on_exists === 'replace' &&
+  row.size !== null &&
+  row.size <= mostBytes;
+
+const targetOf = ({ to_store: store, to_path: path, to_tree }: TransferRow): Target | undefined =>
+  store === null || path === null ? undefined : { store, path, tree: to_tree === 1 };
+
+/** `state`: where it had only been accepted. */
 async function startAttempt(
   db: Db,
   statements: Statements,
   row: TransferRow,
-  worker: string,
-  nowMs: number,
+  {
+    worker,
+    nowMs,
+    state: next,
+  }: { readonly worker: string; readonly nowMs: number; readonly state: 'running' | 'publishing' },
 ): Promise<TransferRow> {
   const { id, epoch, state: was } = row;
   const starts = row.starts + 1;
   const startedMs = row.started_ms ?? nowMs;
   if (was === 'accepted') {
-    await statements.setRunning.all(db, { id, epoch, was, starts, startedMs });
+    await statements.setStarted.all(db, { id, epoch, was, state: next, starts, startedMs });
     await statements.addEvent.all(db, { id, state: 'running', nowMs });
+    if (next === 'publishing') await statements.addEvent.all(db, { id, state: next, nowMs });
   } else {
     await statements.closeAttempts.all(db, { id, nowMs, ...TAKEN_OVER });
     await statements.setStarts.all(db, { id, epoch, was, starts });
   }
   await statements.addAttempt.all(db, { id, epoch, worker, nowMs });
-  const state = was === 'accepted' ? 'running' : was;
+  const state = was === 'accepted' ? next : was;
   return { ...row, state, starts, started_ms: startedMs };
 }
 
-function failureColumns(ending: Ending | { state: 'cancelled' }): FailureColumns {
+function failureColumns(ending: Ending | Cancelled): FailureColumns {
   if (ending.state !== 'failed') return NO_FAILURE;
   return { failure_kind: ending.failure.kind, failure_message: ending.failure.message };
 }
@@ -202,7 +229,7 @@ function failureColumns(ending: Ending | { state: 'cancelled' }): FailureColumns
 /** A download that succeeded has bytes in staging now, a tree its plan; of the others those that had some. */
 function stagedAfter(
   row: TransferRow,
-  ending: Ending | { state: 'cancelled' },
+  ending: Ending | Cancelled,
   nowMs: number,
 ): Pick<TransferRow, 'staged_until_ms' | 'staged_bytes'> {
   const wishMs = 'stagedUntilMs' in ending ? ending.stagedUntilMs : undefined;
@@ -210,10 +237,10 @@ function stagedAfter(
     return { staged_until_ms: wishMs ?? nowMs, staged_bytes: ending.result.size ?? 0 };
   const { staged_until_ms, staged_bytes } = row;
   const retryable = ending.state === 'failed' || ending.state === 'cancelled';
-  if (staged_until_ms === null)
-    return {
-      staged_until_ms: row.to_tree === 1 && retryable && wishMs !== undefined ? wishMs : null,
-      staged_bytes: 0,
-    };
+  if (staged_until_ms === null) {
+    const planUntilMs = row.to_tree === 1 && retryable ? wishMs : undefined;
+    if (planUntilMs === undefined) return { staged_until_ms: null, staged_bytes: 0 };
+    return { staged_until_ms: planUntilMs, staged_bytes };
+  }
   return { staged_until_ms: wishMs ?? (retryable ? staged_until_ms : nowMs), staged_bytes };
 }

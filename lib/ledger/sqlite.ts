@@ -28,6 +28,11 @@ import type { LedgerTables } from './schema.ts';
 
 /** SQLite would sleep on the event loop until a lock is free: it answers at once, and writer and reader try again. */
 const BUSY_MS = 0;
+/**
+ * What the log grows by before it is copied into the file, which stops the event loop for two syncs. Under many small
+ * writes most pages are written over and over, and are copied once; 8 MiB.
+ */
+const CHECKPOINT_PAGES = 2048;
 /** Prepared statements kept for one connection; more than the ledger's queries have shapes. */
 const STATEMENTS = 250;
 
@@ -60,6 +65,9 @@ export function openSqlite(path: string): Engine {
     writer.exec('pragma journal_mode = wal');
     writer.exec('pragma synchronous = normal');
     writer.exec('pragma foreign_keys = on');
+    writer.exec(`pragma wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
+    // What a savepoint may have to undo is otherwise written into a file of its own, made anew for each group.
+    writer.exec('pragma temp_store = memory');
     // A WAL that one long read let grow is cut back at the next checkpoint.
     writer.exec(`pragma journal_size_limit = ${64 * 1024 * 1024}`);
     reader = new DatabaseSync(path, { timeout: BUSY_MS, readOnly: true });

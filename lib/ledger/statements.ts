@@ -33,8 +33,8 @@ export function statements(build: Db) {
 
     addTransfer: inserting(build),
 
-    setRunning: prepare<At & { startedMs: number; starts: number }>()((p) =>
-      at(build, p).set({ state: 'running', started_ms: p.startedMs, starts: p.starts }),
+    setStarted: prepare<At & { state: TransferState; startedMs: number; starts: number }>()((p) =>
+      at(build, p).set({ state: p.state, started_ms: p.startedMs, starts: p.starts }),
     ),
     /** Taken up again: its state stays. */
     setStarts: prepare<At & { starts: number }>()((p) => at(build, p).set({ starts: p.starts })),

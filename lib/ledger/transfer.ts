@@ -134,6 +134,10 @@ export interface Transfer extends NewTransfer {
   readonly stagedUntilMs?: number | undefined;
 }
 
+/** Of a row that `start` answered: it took its turn as it began, so nothing of it can be seen yet. */
+export const tookTurnAtOnce = ({ state, starts }: Pick<Transfer, 'state' | 'starts'>): boolean =>
+  state === 'publishing' && starts === 1;
+
 /** Why an attempt ended whose worker died, or lost the job, without a word. */
 export const WORKER_GONE = 'its worker was not heard of again, and another one took over';
 

@@ -44,13 +44,14 @@ export function trees(core: Core, statements: Statements, claims: Claims): Trees
     reader.run(async (db) => (await pages(db, id, after, limit, open).execute()).map(pageOf));
 
   return {
-    addPages: (id, epoch, planned) =>
+    addPages: (id, epoch, planned, stagedBytes) =>
       writer.run(async (db) => {
         const row = await current(db, id, epoch);
         if (!row) return false;
         if (row.planned === 1) return true;
         for (const { page, files, bytes } of planned) await addPage.all(db, { id, page, files, bytes });
-        await db.updateTable('transfers').set({ planned: 1 }).where('id', '=', id).execute();
+        const plan = { planned: 1, staged_bytes: stagedBytes };
+        await db.updateTable('transfers').set(plan).where('id', '=', id).execute();
         return true;
       }),
 
@@ -62,6 +63,14 @@ export function trees(core: Core, statements: Statements, claims: Claims): Trees
         return { ...sums, complete: row?.planned === 1 };
       }),
 
+    open: (id) =>
+      reader.run(async (db) => {
+        const open = db.selectFrom('tree_pages').where('transfer_id', '=', id).where('ended_ms', 'is', null);
+        const { pages } = await open
+          .select(({ fn }) => fn.countAll<number>().as('pages'))
+          .executeTakeFirstOrThrow();
+        return Number(pages);
+      }),
     openPages: (id, after, limit) => list(id, after, limit, true),
     pages: (id, after, limit) => list(id, after, limit, false),
     page: async (id, page) => (await list(id, page - 1, 1, false)).find((found) => found.page === page),
@@ -102,7 +111,8 @@ export function trees(core: Core, statements: Statements, claims: Claims): Trees
 export async function reopenPages(db: Db, id: string, planIsThere: boolean): Promise<void> {
   if (!planIsThere) {
     await db.deleteFrom('tree_pages').where('transfer_id', '=', id).execute();
-    await db.updateTable('transfers').set({ planned: 0 }).where('id', '=', id).execute();
+    const none = { planned: 0, staged_bytes: 0 };
+    await db.updateTable('transfers').set(none).where('id', '=', id).execute();
     return;
   }
   await db

@@ -8,7 +8,8 @@ import { Failure, failureOf } from '../errors.ts';
 import type { StorePath } from '../path.ts';
 import type { BufferLease } from './buffer-lease.ts';
 import type { BufferPool } from './buffers.ts';
-import type { Body, Bytes, Driver, FileEntry, Multipart, Receipt, Upload, WriteCall } from './driver.ts';
+import type { Body, Bytes, Driver, FileEntry, Multipart, Receipt, Upload } from './driver.ts';
+import { count, demanded, draftOf, mismatched, publishAndVerify, writeCall } from './publish.ts';
 
 export interface PrepareOptions {
   readonly signal: AbortSignal;
@@ -69,7 +70,13 @@ const COME_BACK_MS = 5000;
 /** After so many parts of a body of unknown length they grow, so that `maxParts` takes it far. */
 const GROW_EVERY = 1000;
 
-export async function prepareDraft(target: DraftTarget, bytes: Bytes, opts: PrepareOptions): Promise<Draft> {
+/** `bytes` in one piece are short. */
+export async function prepareDraft(
+  target: DraftTarget,
+  bytes: Bytes | Uint8Array,
+  opts: PrepareOptions,
+): Promise<Draft> {
+  if (bytes instanceof Uint8Array) return draftOf(target, bytes, opts);
   const writer = new DraftWriter(target, opts);
   try {
     for await (const chunk of whileHeard(bytes, writer.signal)) await writer.take(chunk);
@@ -143,7 +150,7 @@ class DraftWriter {
   async take(chunk: Uint8Array): Promise<void> {
     const { size } = this.#opts;
     if (size !== undefined && this.#digester.size + chunk.length > size)
-      throw this.#mismatch('size', `the body is longer than the ${count(size)} that were declared`);
+      throw this.#mismatched(`the body is longer than the ${count(size)} that were declared`);
     this.#taking = true;
     if (this.#early) await this.#early;
     for (let at = 0; at < chunk.length; ) {
@@ -272,7 +279,7 @@ class DraftWriter {
     const journalId = await journal?.intend(this.#target.path);
     // where this fails it may have begun all the same: the journal keeps what was intended, and gc looks
     const upload = await this.#target.attempt('begin', this.signal, () =>
-      multipart.begin(this.#target.path, this.#call(this.signal)),
+      multipart.begin(this.#target.path, writeCall(this.#opts, this.signal)),
     );
     this.#journalId = journalId;
     this.#upload = upload; // from here on `discard` abandons it, also where the journal refuses it
@@ -280,65 +287,49 @@ class DraftWriter {
     return upload;
   }
 
-  #call(signal: AbortSignal): WriteCall {
-    const { mode = 'replace', ifMatch, mediaType, token } = this.#opts;
-    return {
-      signal,
-      mode,
-      token,
-      ...(ifMatch === undefined ? {} : { ifMatch }),
-      ...(mediaType === undefined ? {} : { mediaType }),
-    };
-  }
-
   async end(): Promise<Draft> {
-    const { size, expected = {} } = this.#opts;
+    const { size } = this.#opts;
     this.#part?.seal();
     await this.#early;
     if (size !== undefined && this.#digester.size < size) {
       await Promise.all(this.#inFlight); // so that none of them is cut off
-      throw this.#mismatch('size', `the body ended after ${count(this.#digester.size)} of ${count(size)}`);
+      throw this.#mismatched(`the body ended after ${count(this.#digester.size)} of ${count(size)}`);
     }
     if (this.#upload && this.#part) await this.#sendPart();
     await Promise.all(this.#inFlight);
     if (this.failure) throw this.failure;
     const crc = this.#part && this.#digester.takePartCrc();
-    const { digests, mismatch } = this.#digester.end();
-    if (mismatch)
-      throw this.#mismatch(
-        mismatch.name,
-        `its ${mismatch.name} is ${mismatch.actual}, not ${mismatch.expected} as was declared`,
-      );
-    const checks = Object.keys(expected).filter(
-      (name) => expected[name as keyof ExpectedDigests] !== undefined,
-    );
+    const digests = demanded(this.#target, this.#opts, this.#digester.end());
     const publish = this.#upload
       ? (signal: AbortSignal) => this.#finish(this.#upload!, digests, signal)
       : (signal: AbortSignal) => this.#write(crc ?? 0, signal);
     return {
       digests,
       publish: async ({ signal }) => {
-        const published = await this.#publishAndVerify(digests, () => publish(signal), signal);
-        return {
-          ...published,
-          verified: [...published.verified, ...checks.map((check) => ({ check, by: 'client' }))],
-        };
+        const published = await publishAndVerify(
+          this.#target,
+          this.#opts,
+          digests,
+          () => publish(signal),
+          signal,
+        ).catch((error: unknown) => {
+          throw this.#upload ? uploadLost(failureOf(error)) : error;
+        });
+        await this.#settled();
+        return published;
       },
       discard: () => this.discard(),
     };
   }
 
-  #mismatch(what: Parameters<MismatchKind>[0], why: string): Failure {
-    return new Failure(this.#opts.mismatch?.(what) ?? 'invalid', `nothing was stored: ${why}`, {
-      op: 'put',
-      path: this.#target.path,
-    });
+  #mismatched(why: string): Failure {
+    return mismatched(this.#target, this.#opts, 'size', why);
   }
 
   async #write(crc: number, signal: AbortSignal): Promise<FileEntry> {
     const body: Body = this.#part ? bodyOf(this.#part, crc) : { size: 0, crc32: 0, open: () => [] };
     this.#partState = 'lent';
-    const entry = await this.#target.driver.write(this.#target.path, body, this.#call(signal));
+    const entry = await this.#target.driver.write(this.#target.path, body, writeCall(this.#opts, signal));
     this.#partState = 'free';
     return entry;
   }
@@ -346,53 +337,7 @@ class DraftWriter {
   #finish(upload: Upload, digests: Digests, signal: AbortSignal): Promise<FileEntry> {
     const receipts = this.#receipts.toSorted((a, b) => a.number - b.number);
     const whole = { size: digests.size, crc32: wholeCrc(digests) };
-    return this.#multipart!.finish(upload, receipts, whole, this.#call(signal));
-  }
-
-  async #publishAndVerify(
-    digests: Digests,
-    publish: () => Promise<FileEntry>,
-    signal: AbortSignal,
-  ): Promise<Published> {
-    const { driver, path } = this.#target;
-    const entry = await this.#target
-      .attempt('publish', signal, async () => {
-        try {
-          return await publish();
-        } catch (error) {
-          const found = await this.#ours(digests, signal);
-          if (found) return found;
-          throw error;
-        }
-      })
-      .catch((error: unknown) => {
-        throw this.#upload ? uploadLost(failureOf(error)) : error;
-      });
-    const crc = wholeCrc(digests);
-    if (entry.size !== digests.size || (entry.crc32 !== undefined && entry.crc32 !== crc))
-      throw new Failure(
-        'corrupt',
-        `${path} was published with ${count(entry.size)}, but ${count(digests.size)} were sent, or its CRC32 differs; send it again`,
-        { op: 'publish', path },
-      );
-    await this.#settled();
-    const verified = [{ check: 'size', by: 'store' }];
-    if (driver.traits.checksWrites || entry.crc32 !== undefined)
-      verified.push({ check: 'crc32', by: 'store' });
-    return { entry, verified };
-  }
-
-  /**
-   * A lost reply is settled by looking: a target that carries our token is ours, however the call seemed to end.
-   * Without a token, the store's own CRC32 and size of the whole must be ours, and nobody may have asked for `create`.
-   */
-  async #ours(digests: Digests, signal: AbortSignal): Promise<FileEntry | undefined> {
-    if (signal.aborted) return undefined;
-    const entry = await this.#target.driver.head(this.#target.path, { signal }).catch(() => undefined);
-    if (!entry || entry.size !== digests.size) return undefined;
-    if (entry.token !== undefined) return entry.token === this.#opts.token ? entry : undefined;
-    const replaced = this.#opts.mode !== 'create' && this.#opts.ifMatch === undefined;
-    return replaced && entry.crc32 === wholeCrc(digests) ? entry : undefined;
+    return this.#multipart!.finish(upload, receipts, whole, writeCall(this.#opts, signal));
   }
 
   async #settled(): Promise<void> {
@@ -439,4 +384,3 @@ const uploadLost = (failure: Failure): Failure =>
     : failure;
 
 const roundUp = (value: number, to: number): number => Math.ceil(value / to) * to;
-const count = (bytes: number): string => `${bytes.toLocaleString('en-US')} bytes`;

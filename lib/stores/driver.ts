@@ -103,6 +103,8 @@ export interface Reading {
   readonly range: ByteRange;
   /** Read to the end or call `return()` (a `for await` does both): that frees the connection or file. Fails rather than end early. */
   readonly bytes: Bytes;
+  /** All of `bytes`, where a short reading came in one piece: it is in memory, and nothing is held for it any more. */
+  readonly content?: Uint8Array;
 }
 
 export interface Driver {

@@ -73,11 +73,14 @@ export class Store {
     const reading = await this.#attempt('read', path, signal, () =>
       this.#driver.read(path, range, ifMatch === undefined ? { signal } : { signal, ifMatch }),
     );
-    return { ...reading, bytes: this.#told('read', path, signal, reading.bytes) };
+    return reading.content ? reading : { ...reading, bytes: this.#told('read', path, signal, reading.bytes) };
   }
 
-  /** Takes bytes that can be read only once to where publishing them is one step. Nothing is visible yet. */
-  async prepare(path: StorePath, bytes: Bytes, opts: PrepareOptions): Promise<Draft> {
+  /**
+   * Takes bytes that can be read only once to where publishing them is one step. Nothing is visible yet. Short ones that
+   * are in memory (`Reading.content`) are taken as they are; nobody changes them then.
+   */
+  async prepare(path: StorePath, bytes: Bytes | Uint8Array, opts: PrepareOptions): Promise<Draft> {
     this.#fits(path);
     const attempt = <T>(op: string, signal: AbortSignal, work: () => Promise<T>) =>
       this.#attempt(op, path, signal, work);

@@ -7,12 +7,28 @@ import { pause } from '../deadline.ts';
 import { crcOfHex } from '../digests.ts';
 import { Failure } from '../errors.ts';
 import type { ObjectFacts } from '../ledger/contract.ts';
-import type { Place, Transfer, TransferKind, TransferResult } from '../ledger/transfer.ts';
+import {
+  type Place,
+  type Transfer,
+  type TransferKind,
+  type TransferResult,
+  tookTurnAtOnce,
+} from '../ledger/transfer.ts';
+import type { FileEntry } from '../stores/driver.ts';
 import type { Published } from '../stores/store.ts';
 import type { Attempt, AttemptEnd } from './attempt.ts';
 import { nameOf, storeAt, type TransferDeps } from './deps.ts';
-import { fetchToStaging, freeFile } from './fetch.ts';
-import { alreadyExists, findSource, headOrNothing, isOurs, type Look, planFor } from './plan.ts';
+import { fetchToStaging } from './fetch.ts';
+import {
+  alreadyExists,
+  findSource,
+  headOrNothing,
+  isOurs,
+  type Look,
+  planFor,
+  publishedOf,
+  type Source,
+} from './plan.ts';
 import { type Sent, send } from './send.ts';
 
 /** How long a prepared object waits for another one that is being published on its target. */
@@ -53,21 +69,26 @@ export async function settlePublished(
   const { known } = await findSource(deps, row, signal);
   const ours = await isOurs(deps, row, to, there, known, { signal, onBytes: onMove });
   if (!ours) return undefined;
-  const { size, etag } = there;
-  const { sha256 } = known;
-  return succeed(deps, row, {
-    outcome: 'published',
-    size,
-    etag,
-    ...(sha256 !== undefined && { sha256 }),
-    verified: [],
-  });
+  return succeed(deps, row, resultOf(there, { known }));
 }
+
+/** Of what an earlier worker, or another one, has published. */
+const resultOf = (
+  { size, etag }: FileEntry,
+  { known: { sha256 } }: Pick<Source, 'known'>,
+): TransferResult => ({
+  outcome: 'published',
+  size,
+  etag,
+  ...(sha256 !== undefined && { sha256 }),
+  verified: [],
+});
 
 async function carry(deps: TransferDeps, row: Transfer, attempt: Attempt): Promise<AttemptEnd> {
   const to = targetOf(row);
   const source = await findSource(deps, row, attempt.signal);
-  const plan = await planFor(deps, row, to, source, lookOf(attempt));
+  const look = lookOf(attempt);
+  const plan = await planFor(deps, row, to, source, look);
   if (plan.do === 'nothing')
     return succeed(deps, row, {
       outcome: plan.outcome,
@@ -79,14 +100,16 @@ async function carry(deps: TransferDeps, row: Transfer, attempt: Attempt): Promi
       verified: [],
     });
 
-  const sent = await send({ deps, row, to, source, mode: plan.mode, attempt });
+  const published = () => publishedOf(deps, row, to, source, look);
+  const sent = await send({ deps, row, to, source, mode: plan.mode, attempt, published });
   if (sent === 'handed-out') return sent;
+  if ('published' in sent) return succeed(deps, row, resultOf(sent.published, source));
   try {
     attempt.onRest();
-    const turn = await takeTurn(deps, row, to, attempt.signal);
+    const turn = tookTurnAtOnce(row) ? 'ok' : await takeTurn(deps, row, to, attempt.signal);
     if (turn !== 'ok') {
       await sent.discard();
-      if (turn === 'superseded') await freeStaged(deps, row);
+      if (turn === 'superseded') freeStaged(deps, row);
       return turn;
     }
     return await publish(deps, row, to, sent, attempt);
@@ -176,16 +199,11 @@ async function succeed(
 ): Promise<AttemptEnd> {
   const ending = { state: 'succeeded', result, ...(object && { object }) } as const;
   if (!(await deps.ledger.transfers.end(row.id, row.epoch, ending))) return 'stale';
-  await freeStaged(deps, row);
+  freeStaged(deps, row);
   return 'succeeded';
 }
 
-/** The ending is committed: what cannot be freed now is freed by gc. Never throws. */
-async function freeStaged(deps: TransferDeps, row: Transfer): Promise<void> {
-  if (row.from || !row.digests) return;
-  try {
-    if (await deps.ledger.transfers.freeStaged(row.id)) await freeFile(deps, row.id);
-  } catch (error) {
-    deps.log.warn({ transfer: row.id, err: error }, 'could not free staged bytes; gc will');
-  }
+/** The ending is committed, and it is none that can be tried again. */
+function freeStaged({ staging }: TransferDeps, { id, from, digests }: Transfer): void {
+  if (!from && digests) staging.freeSoon(id);
 }

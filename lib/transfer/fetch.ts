@@ -1,7 +1,8 @@
 /** One attempt of a download: an object of a store into staging, where it stays until its lease ends. */
 import type { PartedUpload } from '../ledger/contract.ts';
-import type { Place, Transfer, TransferResult } from '../ledger/transfer.ts';
+import type { Place, Transfer, TransferResult, Verification } from '../ledger/transfer.ts';
 import { parsePath } from '../path.ts';
+import type { FileEntry } from '../stores/driver.ts';
 import type { Attempt, AttemptEnd } from './attempt.ts';
 import type { TransferDeps } from './deps.ts';
 import { joinParts } from './join.ts';
@@ -60,48 +61,56 @@ async function stageInParts(
   attempt: Attempt,
 ): Promise<Staged | 'handed-out' | undefined> {
   const { size, sha256 } = source.known;
+  const { signal } = attempt;
   const to: Place = { store: deps.staging.store.name, path: parsePath(row.id) };
   const whole = wholeOf(row, to, source);
   if (partBytesOf(deps, whole, attempt.parts.thresholdBytes) === undefined) return undefined;
-  const [upload] = await deps.ledger.uploads.partedOf(row.id);
-  if (!upload) await deps.staging.makeRoom(size);
-  else if (await wasJoined(deps, upload, whole, attempt.signal))
-    return { size, ...(sha256 !== undefined && { sha256 }), verified: [{ check: 'size', by: 'staging' }] };
-  const ready = await partsOf({ deps, row, to, source }, attempt);
-  if (ready === undefined || ready === 'handed-out') return ready;
-  const { parts, crc32, checks } = ready;
-  attempt.onRest();
-  const { signal } = attempt;
-  await joinParts(deps, parts, { crc32, mode: 'replace', token: tokenOf(row), signal });
-  return {
+  const staged = (checks: readonly Verification[]): Staged => ({
     size,
     ...(sha256 !== undefined && { sha256 }),
     verified: [{ check: 'size', by: 'staging' }, ...checks],
+  });
+  const [upload] = await deps.ledger.uploads.partedOf(row.id);
+  if (!upload) await deps.staging.makeRoom(size);
+  else if (await joinedOf(deps, upload, whole, signal)) return staged([]);
+  const published = async () => {
+    const [now] = await deps.ledger.uploads.partedOf(row.id);
+    return now && joinedOf(deps, now, whole, signal);
   };
+  const ready = await partsOf({ deps, row, to, source, published }, attempt);
+  if (ready === undefined || ready === 'handed-out') return ready;
+  if ('published' in ready) return staged([]);
+  const { parts, crc32, checks } = ready;
+  attempt.onRest();
+  await joinParts(deps, parts, { crc32, mode: 'replace', token: tokenOf(row), published, signal });
+  return staged(checks);
 }
 
-/** By a worker that died before it could say so: its upload is over, and what it was for is there. */
-async function wasJoined(
+/**
+ * What another worker has joined, which died before it could say so, or is about to: its upload is over, and what it was
+ * for is there.
+ */
+async function joinedOf(
   deps: TransferDeps,
   upload: PartedUpload,
   whole: Pick<Whole, 'to' | 'size' | 'from'>,
   signal: AbortSignal,
-): Promise<boolean> {
+): Promise<FileEntry | undefined> {
   const { to, size } = whole;
   const there = await headOrNothing(deps.staging.store, to, signal);
-  if (!there || upload.uploadId === undefined) return false;
+  if (!there || upload.uploadId === undefined) return undefined;
   if (isOf(upload, whole) && there.size === size) {
     const parts = multipartAt(deps, to).parts({ path: to.path, id: upload.uploadId }, { signal });
     try {
       for await (const _ of parts) break;
     } catch (error) {
-      if (isLost(error, upload)) return true;
+      if (isLost(error, upload)) return there;
       throw error;
     }
   }
   // of another version of the source: never to be taken for this one's
   await deps.staging.store.remove([to.path], signal);
-  return false;
+  return undefined;
 }
 
 async function stageInOnePass(

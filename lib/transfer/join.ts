@@ -14,6 +14,8 @@ export interface JoinOptions {
   /** Of this attempt; what was published by another one of the same transfer carries a like one. */
   readonly token: string;
   readonly mediaType?: string | undefined;
+  /** What another worker has published of it; asked where the store knows the upload no more. */
+  readonly published: () => Promise<FileEntry | undefined>;
   readonly signal: AbortSignal;
 }
 
@@ -26,30 +28,27 @@ export interface JoinOptions {
 export async function joinParts(deps: TransferDeps, parts: Parts, opts: JoinOptions): Promise<Published> {
   const { upload, receipts } = parts;
   const { place, uploadId, size } = upload;
-  const { crc32, mode, token, mediaType, signal } = opts;
+  const { crc32, mode, token, mediaType, published, signal } = opts;
   const call: WriteCall = { signal, mode, token, ...(mediaType !== undefined && { mediaType }) };
   // a server that was not asked for checksums, or knows none, tells none of its parts
   const isChecked = crcOfParts(parts) !== undefined;
   const passedHere = isChecked && (upload.from === undefined || !serverOf(deps, upload.from, place));
-  const published = await settled(deps, { to: place, size, passedHere, ...opts }, () =>
+  const joined = await settled(deps, { to: place, size, passedHere, ...opts }, () =>
     multipartAt(deps, place).finish(
       { path: place.path, id: uploadId },
       receipts,
       { size, ...(crc32 !== undefined && { crc32 }) },
       call,
     ),
-  ).catch((error: unknown) => {
-    throw isLost(error, upload)
-      ? new Failure(
-          'unavailable',
-          `the store has lost the parts for ${nameOf(place)}: ${failureOf(error).message}`,
-          {
-            op: 'publish',
-            store: place.store,
-            path: place.path,
-          },
-        )
-      : error;
+  ).catch(async (error: unknown): Promise<Published> => {
+    if (!isLost(error, upload)) throw error;
+    const entry = await published();
+    if (entry) return { entry, verified: [{ check: 'size', by: 'store' }] };
+    throw new Failure(
+      'unavailable',
+      `the store has lost the parts for ${nameOf(place)}: ${failureOf(error).message}`,
+      { op: 'publish', store: place.store, path: place.path },
+    );
   });
   if (place.store !== deps.staging.store.name)
     await deps.ledger.uploads.ended(upload.id).catch((error: unknown) => {
@@ -58,10 +57,10 @@ export async function joinParts(deps: TransferDeps, parts: Parts, opts: JoinOpti
         'the ledger was not told that an upload is over; gc will be',
       );
     });
-  return published;
+  return joined;
 }
 
-export interface Publishing extends JoinOptions {
+export interface Publishing extends Omit<JoinOptions, 'published'> {
   readonly to: Place;
   readonly size: number;
   /** The bytes were sent to the store: one that checks writes has checked them. */

@@ -16,7 +16,7 @@ interface JobQueue {
   submit(transfer: Transfer): Promise<void>;
   /** Those without a job that will be worked on. */
   lacking(transfers: readonly Transfer[]): Promise<Transfer[]>;
-  /** Of one that has ended: its jobs need not wait any more. `false`: there is none that would clean up after it. */
+  /** Of one that has ended: its jobs need not wait, or be, any more. `false`: there is none that would clean up after it. */
   hurry(transfer: Transfer): Promise<boolean>;
   /** Of an epoch that is over, where there still is one. */
   drop(transfer: Transfer): Promise<void>;
@@ -165,6 +165,7 @@ export class Outbox {
       const store = (transfer.to ?? transfer.from)?.store ?? '';
       if (!ended) continue;
       count++;
+      if (transfer.starts > 0) await this.#deps.queue.hurry(transfer).catch(() => false); // else the clean-up does it
       metrics.transfersEnded.inc({ kind: transfer.kind, store, outcome: 'failed' });
     }
     return count;

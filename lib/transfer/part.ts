@@ -151,7 +151,7 @@ async function sendStreamed(
       onProgress(sent);
       yield chunk;
     }
-    // a store that checks what it gets has seen the same
+    // who checks what is written has seen the same: the store, or its driver where a server does not
     if (!traits.checksWrites && crc !== crc32) throw damaged(upload, number);
   }
   await send(deps, upload, number, range, { size: range.end - range.start, crc32, open: bytes }, signal);

@@ -7,7 +7,7 @@ import { BLOCK_BYTES, combineCrc, crcOfHex, type Digests, hexOfCrc } from '../di
 import { Failure } from '../errors.ts';
 import type { PartedUpload } from '../ledger/contract.ts';
 import type { Place } from '../ledger/transfer.ts';
-import type { ByteRange, Multipart, Receipt, ServerCopy } from '../stores/driver.ts';
+import type { ByteRange, FileEntry, Multipart, Receipt, ServerCopy } from '../stores/driver.ts';
 import type { Store } from '../stores/store.ts';
 import { findStore, nameOf, storeAt, type TransferDeps } from './deps.ts';
 
@@ -108,6 +108,8 @@ export interface GatherOptions {
   readonly digests?: Digests | undefined;
   /** CRC32 of the source, as hex. */
   readonly known: string | undefined;
+  /** What another worker that has it as well has made of the whole. Asked before anything is begun (anew). */
+  readonly published: () => Promise<FileEntry | undefined>;
   readonly jobs: PartJobs;
   readonly signal: AbortSignal;
 }
@@ -121,6 +123,11 @@ export interface GatheredParts {
   readonly compared: boolean;
 }
 
+/** There is nothing left to be joined. */
+export interface PublishedMeanwhile {
+  readonly published: FileEntry;
+}
+
 /**
  * All parts, once the store has them; until then those that are missing become jobs.
  * @returns undefined where it is not to go in parts
@@ -129,26 +136,35 @@ export interface GatheredParts {
 export async function gatherParts(
   deps: TransferDeps,
   whole: Whole,
-  { digests, known, jobs, signal }: GatherOptions,
-): Promise<GatheredParts | 'handed-out' | undefined> {
-  const partBytes = partBytesOf(deps, whole, jobs.thresholdBytes);
+  { known, ...opts }: GatherOptions,
+): Promise<GatheredParts | PublishedMeanwhile | 'handed-out' | undefined> {
+  const partBytes = partBytesOf(deps, whole, opts.jobs.thresholdBytes);
   if (partBytes === undefined) return undefined;
-  const parts = await openParts(deps, whole, { partBytes, digests, jobs, signal });
+  const parts = await openParts(deps, whole, { partBytes, ...opts });
+  if ('published' in parts) return parts;
   if (parts.missing.length === 0) return { parts, ...(await assertParts(deps, parts, known)) };
-  await jobs.handOut(parts);
+  await opts.jobs.handOut(parts);
   return 'handed-out';
 }
 
 /**
- * The upload of this owner, begun if nobody has (what it was begun with stays), and what the store has of it.
+ * The upload of this owner, begun if nobody has (what it was begun with stays), and what the store has of it. Where the
+ * ledger or the store knows of none any more, another worker may just have published it: nothing is sent again before
+ * that was looked at.
  * @throws Failure why one of its parts was given up since this was last asked; `unavailable` where the source is another
  *   one than the parts there are of: they are abandoned, and the next attempt starts over
  */
 async function openParts(
   deps: TransferDeps,
   whole: Whole,
-  { partBytes, digests, jobs, signal }: Omit<GatherOptions, 'known'> & { readonly partBytes: number },
-): Promise<Parts> {
+  {
+    partBytes,
+    digests,
+    published,
+    jobs,
+    signal,
+  }: Omit<GatherOptions, 'known'> & { readonly partBytes: number },
+): Promise<Parts | PublishedMeanwhile> {
   const { uploads } = deps.ledger;
   const { to: place, owner, size, from } = whole;
   for (let lost = 0; ; lost++) {
@@ -162,14 +178,20 @@ async function openParts(
         { op: 'read', store: place.store, path: place.path },
       );
     }
-    if (gaveUp) throw gaveUp;
+    const there = isBegun(row) || lost > 0 ? undefined : await published();
+    if (there) return { published: there };
     const upload = await begun(deps, row, whole, signal);
     try {
-      return await lookAt(deps, upload, digests, signal);
+      const parts = await lookAt(deps, upload, digests, signal);
+      if (gaveUp) throw gaveUp;
+      return parts;
     } catch (error) {
       if (!isLost(error, upload) || lost > 0) throw error;
-      // somebody has ended it at the store, and its parts are gone
+      const found = await published();
+      if (found) return { published: found };
+      // somebody has given it up, and its parts are gone
       await uploads.ended(upload.id);
+      if (gaveUp) throw gaveUp;
     }
   }
 }

@@ -1,6 +1,6 @@
 /** What an attempt is going to do, decided by looking at source and target before a byte moves. */
 import { Failure } from '../errors.ts';
-import type { Place, Transfer } from '../ledger/transfer.ts';
+import { type Place, type Transfer, tookTurnAtOnce } from '../ledger/transfer.ts';
 import type { Bytes, FileEntry, Reading } from '../stores/driver.ts';
 import type { Store } from '../stores/store.ts';
 import { nameOf, storeAt, type TransferDeps } from './deps.ts';
@@ -11,6 +11,7 @@ export interface Source {
   readonly known: Known;
   /** Of an object in a store; staged bytes have none that matters. */
   readonly entry?: FileEntry;
+  open(signal: AbortSignal): Promise<Reading>;
   /** Nothing is opened before the first chunk is asked for. */
   bytes(signal: AbortSignal): Bytes;
   /** `known`, its SHA-256 included, for which the source is read where nobody has it. */
@@ -35,7 +36,7 @@ async function storedSource(deps: TransferDeps, from: Place, signal: AbortSignal
   return {
     known,
     entry,
-    bytes: (signal) => lazily(() => store.read(from.path, { ifMatch: entry.etag, signal })),
+    ...opened((signal) => store.read(from.path, { ifMatch: entry.etag, signal })),
     digest: async (signal, onBytes) =>
       known.sha256 === undefined ? readKnown(store, entry, signal, onBytes) : known,
   };
@@ -47,10 +48,15 @@ function stagedSource(deps: TransferDeps, row: Transfer): Source {
   const known = knownOf(row.digests);
   return {
     known,
-    bytes: (signal) => lazily(() => deps.staging.open(row.id, undefined, signal)),
+    ...opened((signal) => deps.staging.open(row.id, undefined, signal)),
     digest: async () => known,
   };
 }
+
+const opened = (open: Source['open']): Pick<Source, 'open' | 'bytes'> => ({
+  open,
+  bytes: (signal) => lazily(() => open(signal)),
+});
 
 async function* lazily(open: () => Promise<Reading>): Bytes {
   yield* (await open()).bytes;
@@ -70,7 +76,7 @@ export async function planFor(
   source: Source,
   look: Look,
 ): Promise<Plan> {
-  const looks = row.onExists !== 'replace' || row.state === 'publishing';
+  const looks = row.onExists !== 'replace' || (row.state === 'publishing' && !tookTurnAtOnce(row));
   const target = looks ? await headOrNothing(storeAt(deps, to), to, look.signal) : undefined;
   if (!target)
     return { do: 'send', mode: row.onExists === 'fail' || row.onExists === 'skip' ? 'create' : 'replace' };
@@ -137,6 +143,24 @@ export async function isOurs(
   const found = await readKnown(storeAt(deps, to), target, signal, onBytes);
   // of what went in parts a CRC32 may be all that is known
   return equal(found, sent) ?? found.crc32 === sent.crc32;
+}
+
+/**
+ * What another worker that has this transfer as well has published of it, perhaps since `planFor` looked. Where no
+ * digest is known the source is read: that is less than to send it again.
+ */
+export async function publishedOf(
+  deps: TransferDeps,
+  row: Transfer,
+  to: Place,
+  source: Source,
+  look: Look,
+): Promise<FileEntry | undefined> {
+  if (!(await wasTakenUpTwice(deps, row))) return undefined;
+  const target = await headOrNothing(storeAt(deps, to), to, look.signal);
+  if (!target) return undefined;
+  const ours = await isOurs(deps, row, to, target, source.known, look);
+  return (ours ?? (await isSame(deps, to, target, source, look))) ? target : undefined;
 }
 
 /** Before this attempt, or since it began: a job may be with two workers at once. */

@@ -6,13 +6,14 @@ import { hexOfCrc } from '../digests.ts';
 import { Failure } from '../errors.ts';
 import type { Place, Transfer, Verification } from '../ledger/transfer.ts';
 import { baseName } from '../path.ts';
+import type { Bytes, FileEntry } from '../stores/driver.ts';
 import type { PrepareOptions, Published } from '../stores/store.ts';
 import type { Attempt } from './attempt.ts';
 import { nameOf, storeAt, type TransferDeps } from './deps.ts';
 import { joinParts } from './join.ts';
 import { uploadJournal } from './journal.ts';
 import { contentTypeOf } from './media-type.ts';
-import { type GatheredParts, gatherParts, type Whole } from './parts.ts';
+import { type GatheredParts, gatherParts, type PublishedMeanwhile, type Whole } from './parts.ts';
 import type { Source } from './plan.ts';
 import { type Known, knownOf, takesOnePass } from './same.ts';
 import { copierOf, copyOnServer } from './server-copy.ts';
@@ -35,9 +36,11 @@ export interface Sending {
   readonly source: Source;
   readonly mode: 'replace' | 'create';
   readonly attempt: Attempt;
+  /** As `GatherOptions.published`. */
+  readonly published: () => Promise<FileEntry | undefined>;
 }
 
-export async function send(sending: Sending): Promise<Sent | 'handed-out'> {
+export async function send(sending: Sending): Promise<Sent | PublishedMeanwhile | 'handed-out'> {
   const { row, source } = sending;
   assertUncontradicted(row, source);
   if (!needsOnePass(row, source)) {
@@ -68,6 +71,9 @@ export const needsOnePass = ({ from, expected = {} }: Transfer, { known }: Sourc
       ([name, digest]) => digest !== undefined && known[name as keyof Known] === undefined,
     ));
 
+/** What is held in memory besides the pool's, by as many jobs as run. */
+const SHORT_BYTES = 64 * 1024;
+
 export const tokenOf = ({ id, epoch }: Transfer): string => `${id}-${epoch}`;
 
 /** As whom, how and as what it is written. */
@@ -77,16 +83,16 @@ export const callFor = (row: Transfer, to: Place, mode: 'replace' | 'create') =>
   mediaType: contentTypeOf(baseName(to.path)),
 });
 
-async function sendInParts(sending: Sending): Promise<Sent | 'handed-out' | undefined> {
-  const { deps, row, to, source, mode, attempt } = sending;
+async function sendInParts(sending: Sending): Promise<Sent | PublishedMeanwhile | 'handed-out' | undefined> {
+  const { deps, row, to, source, mode, attempt, published } = sending;
   const call = callFor(row, to, mode);
   const ready = await partsOf({ ...sending, mediaType: call.mediaType }, attempt);
-  if (ready === undefined || ready === 'handed-out') return ready;
+  if (ready === undefined || ready === 'handed-out' || 'published' in ready) return ready;
   const { parts, crc32, checks } = ready;
   return {
     known: { ...source.known, ...(crc32 !== undefined && { crc32: hexOfCrc(crc32) }) },
     checks,
-    publish: (signal) => joinParts(deps, parts, { ...call, crc32, signal }),
+    publish: (signal) => joinParts(deps, parts, { ...call, crc32, published, signal }),
     // the next attempt goes on with them; whoever ends the transfer abandons them
     discard: async () => {},
   };
@@ -113,10 +119,11 @@ export async function partsOf(
     row,
     to,
     source,
+    published,
     mediaType,
-  }: Pick<Sending, 'deps' | 'row' | 'to' | 'source'> & { readonly mediaType?: string },
+  }: Pick<Sending, 'deps' | 'row' | 'to' | 'source' | 'published'> & { readonly mediaType?: string },
   { signal, onProgress, parts: jobs }: Attempt,
-): Promise<ReadyParts | 'handed-out' | undefined> {
+): Promise<ReadyParts | PublishedMeanwhile | 'handed-out' | undefined> {
   const whole: Whole = {
     ...wholeOf(row, to, source),
     owner: row.id,
@@ -124,8 +131,9 @@ export async function partsOf(
     mediaType,
   };
   const digests = row.from ? undefined : row.digests;
-  const gathered = await gatherParts(deps, whole, { digests, known: source.known.crc32, jobs, signal });
-  if (gathered === undefined || gathered === 'handed-out') return gathered;
+  const known = source.known.crc32;
+  const gathered = await gatherParts(deps, whole, { digests, known, published, jobs, signal });
+  if (gathered === undefined || gathered === 'handed-out' || 'published' in gathered) return gathered;
   const { parts, crc32, compared } = gathered;
   onProgress(whole.size, whole.size);
   return { parts, crc32, checks: [...clientChecks(row), ...(compared ? crcCheck(row, source) : [])] };
@@ -172,13 +180,22 @@ async function inOnePass({ deps, row, to, source, mode, attempt }: Sending): Pro
     journal: uploadJournal(deps.ledger.uploads, to.store, call.token),
     onProgress: (done) => onProgress(done, size),
   };
-  const draft = await storeAt(deps, to).prepare(to.path, source.bytes(signal), opts);
+  const bytes = size <= SHORT_BYTES ? await inOnePiece(source, signal) : source.bytes(signal);
+  const draft = await storeAt(deps, to).prepare(to.path, bytes, opts);
   return {
     known: knownOf(draft.digests),
     checks: sourceChecks(row, source),
     publish: (signal) => draft.publish({ signal }),
     discard: () => draft.discard(),
   };
+}
+
+/** Where its store gives it so: then nothing need be cut, and no memory is reserved. */
+async function inOnePiece(source: Source, signal: AbortSignal): Promise<Bytes | Uint8Array> {
+  const { content, bytes } = await source.open(signal);
+  if (content) return content;
+  await bytes[Symbol.asyncIterator]().return?.(); // opened anew once there is memory for it
+  return source.bytes(signal);
 }
 
 /**

@@ -5,6 +5,7 @@
 import type { Digests, ExpectedDigests } from '../digests.ts';
 import { Failure } from '../errors.ts';
 import type { Transfers } from '../ledger/contract.ts';
+import type { Log } from '../log.ts';
 import { parsePath, ROOT, type StorePath } from '../path.ts';
 import { once } from '../stores/bytes.ts';
 import type { ByteRange, Bytes, Reading } from '../stores/driver.ts';
@@ -21,6 +22,11 @@ const SUM_FRESH_MS = 1000;
 const ACCEPTED_AFTER_MS = 5000;
 /** What a refused caller is told to wait. */
 const COME_BACK_MS = 10_000;
+/** Bytes that nobody needs any more go together: after so long, or when there are so many of them. */
+const FREE_SOON_MS = 100;
+const FREE_AT_ONCE = 100;
+/** Freeing is one request to the staging store. */
+const FREE_MS = 10_000;
 
 export interface StageOptions {
   readonly signal: AbortSignal;
@@ -52,27 +58,34 @@ interface Held {
   movedBytes: number;
   movedMs: number;
   readonly tooLarge: TooLarge;
-  /** Set once they are staged: from then on the ledger will know. */
-  untilMs?: number;
 }
 
 export class Staging {
   readonly store: Store;
   readonly limitBytes: number;
-  readonly #transfers: Pick<Transfers, 'stagedBytes'>;
+  readonly #transfers: Pick<Transfers, 'stagedBytes' | 'stagedGone'>;
+  readonly #log: Log;
   readonly #held = new Set<Held>();
+  /** Staged just now, the oldest first: once `untilMs` has passed the ledger's sum has them. */
+  readonly #staged = new Set<{ readonly bytes: number; readonly untilMs: number }>();
+  #stagedBytes = 0;
   readonly #slowMs: number;
+  #unneeded: string[] = [];
+  #freeing: NodeJS.Timeout | undefined;
+  #freed: Promise<void> = Promise.resolve();
   #sum: { readonly bytes: Promise<number>; readonly atMs: number } | undefined;
 
   constructor(opts: {
     readonly store: Store;
     readonly limitBytes: number;
-    readonly transfers: Pick<Transfers, 'stagedBytes'>;
+    readonly transfers: Pick<Transfers, 'stagedBytes' | 'stagedGone'>;
+    readonly log: Log;
     readonly slowMs?: number;
   }) {
     this.store = opts.store;
     this.limitBytes = opts.limitBytes;
     this.#transfers = opts.transfers;
+    this.#log = opts.log;
     this.#slowMs = opts.slowMs ?? SLOW_MS;
   }
 
@@ -101,12 +114,10 @@ export class Staging {
         await draft.discard();
         throw error;
       }
-      held.bytes = draft.digests.size;
-      held.untilMs = Date.now() + ACCEPTED_AFTER_MS;
+      this.#keep(draft.digests.size);
       return draft.digests;
-    } catch (error) {
+    } finally {
       this.#held.delete(held);
-      throw error;
     }
   }
 
@@ -117,14 +128,24 @@ export class Staging {
    */
   async makeRoom(bytes: number): Promise<void> {
     const held = this.#hold('invalid');
-    held.untilMs = Date.now() + ACCEPTED_AFTER_MS;
-    await this.#grow(held, bytes);
+    try {
+      await this.#grow(held, bytes);
+      this.#keep(bytes);
+    } finally {
+      this.#held.delete(held);
+    }
   }
 
   #hold(tooLarge: TooLarge = 'no-space'): Held {
     const held: Held = { bytes: 0, takenBytes: 0, movedBytes: 0, movedMs: Date.now(), tooLarge };
     this.#held.add(held);
     return held;
+  }
+
+  /** Until the ledger accounts for them. */
+  #keep(bytes: number): void {
+    this.#staged.add({ bytes, untilMs: Date.now() + ACCEPTED_AFTER_MS });
+    this.#stagedBytes += bytes;
   }
 
   /** @throws Failure `not-found`: it was freed */
@@ -147,6 +168,40 @@ export class Staging {
   /** Gone already is fine. */
   free(id: string, signal: AbortSignal): Promise<void> {
     return this.store.remove([pathOf(id)], signal);
+  }
+
+  /**
+   * Of a transfer whose ending is recorded and cannot be tried again. Soon, with those of others: one sync of the folder,
+   * and one write to the ledger, serve all of them. What is left when the process dies is gc's.
+   */
+  freeSoon(id: string): void {
+    this.#unneeded.push(id);
+    if (this.#unneeded.length >= FREE_AT_ONCE) this.#freeUnneeded();
+    else this.#freeing ??= setTimeout(() => this.#freeUnneeded(), FREE_SOON_MS);
+  }
+
+  #freeUnneeded(): void {
+    clearTimeout(this.#freeing);
+    this.#freeing = undefined;
+    const ids = this.#unneeded;
+    this.#unneeded = [];
+    if (ids.length > 0) this.#freed = Promise.all([this.#freed, this.#free(ids)]).then(() => undefined);
+  }
+
+  /** Never throws. */
+  async #free(ids: readonly string[]): Promise<void> {
+    try {
+      await this.store.remove(ids.map(pathOf), AbortSignal.timeout(FREE_MS));
+      await this.#transfers.stagedGone(ids);
+    } catch (error) {
+      this.#log.warn({ transfers: ids.length, err: error }, 'could not free staged bytes; gc will');
+    }
+  }
+
+  /** What is to be freed soon is freed now. */
+  async close(): Promise<void> {
+    this.#freeUnneeded();
+    await this.#freed;
   }
 
   /** Pages of all that is staged, in no order. */
@@ -175,11 +230,13 @@ export class Staging {
 
   #heldBytes(): number {
     const now = Date.now();
-    let bytes = 0;
-    for (const held of this.#held) {
-      if (held.untilMs !== undefined && held.untilMs < now) this.#held.delete(held);
-      else bytes += held.bytes;
+    for (const staged of this.#staged) {
+      if (staged.untilMs >= now) break;
+      this.#staged.delete(staged);
+      this.#stagedBytes -= staged.bytes;
     }
+    let bytes = this.#stagedBytes;
+    for (const held of this.#held) bytes += held.bytes;
     return bytes;
   }
 
@@ -206,8 +263,7 @@ export class Staging {
 
   #takeFromTheSlow(): void {
     const sinceMs = Date.now() - this.#slowMs;
-    for (const held of this.#held)
-      if (held.untilMs === undefined && held.movedMs <= sinceMs) held.bytes = held.takenBytes;
+    for (const held of this.#held) if (held.movedMs <= sinceMs) held.bytes = held.takenBytes;
   }
 
   async *#reserving(held: Held, bytes: Bytes, size = this.limitBytes): AsyncGenerator<Uint8Array> {

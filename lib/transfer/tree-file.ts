@@ -58,7 +58,7 @@ export async function carryFile(
       return { state: 'skipped', outcome: 'skipped', size: there.size };
   }
   return (
-    (await partsThere(run, from, to)) ??
+    (await partsThere(run, file, from, to)) ??
     (await copyThere(run, file, from, to)) ??
     (await sendThere(run, from, to, there))
   );
@@ -76,7 +76,12 @@ const fileCall = ({ row }: FileRun, to: Place) =>
   callFor(row, to, row.onExists === 'fail' || row.onExists === 'skip' ? 'create' : 'replace');
 
 /** In parts, of the version that is there now: who finds those of another one gives them up. `undefined`: not that way. */
-async function partsThere(run: FileRun, from: Place, to: Place): Promise<Carried | 'handed-out' | undefined> {
+async function partsThere(
+  run: FileRun,
+  file: PlannedFile,
+  from: Place,
+  to: Place,
+): Promise<Carried | 'handed-out' | undefined> {
   const { deps, signal, parts: by } = run;
   if (!by) return undefined;
   const source = await storeAt(deps, from).head(from.path, signal);
@@ -85,19 +90,34 @@ async function partsThere(run: FileRun, from: Place, to: Place): Promise<Carried
   if (takesOnePass(known)) return undefined;
   const call = fileCall(run, to);
   const whole = { ...call, owner: by.owner, to, size, from: { ...from, etag } };
-  const gathered = await gatherParts(deps, whole, { known: known.crc32, jobs: by.jobs, signal });
+  const published = () => publishedOf(run, { ...file, size, etag }, from, to);
+  const gathered = await gatherParts(deps, whole, { known: known.crc32, published, jobs: by.jobs, signal });
   if (gathered === undefined || gathered === 'handed-out') return gathered;
+  if ('published' in gathered) return ours(run, to, gathered.published);
   const { parts, crc32 } = gathered;
   run.onRest();
   run.onPublish();
   try {
-    const { entry } = await joinParts(deps, parts, { ...call, crc32, signal });
+    const { entry } = await joinParts(deps, parts, { ...call, crc32, published, signal });
     record(run, to, { ...entry, crc32: entry.crc32 ?? crc32 }, known);
     return { state: 'done', outcome: 'published', size };
   } catch (error) {
     if (!(error instanceof Failure) || error.kind !== 'already-exists') throw error;
     return existing(run, to);
   }
+}
+
+/** By another worker that has this page as well, perhaps since `carryFile` looked. */
+async function publishedOf(
+  run: FileRun,
+  file: PlannedFile,
+  from: Place,
+  to: Place,
+): Promise<FileEntry | undefined> {
+  if (!run.again) return undefined;
+  const there = await headOrNothing(storeAt(run.deps, to), to, run.signal);
+  if (!there || there.size !== file.size) return undefined;
+  return isOurs(run.row, there) || (await isSame(run, file, from, to, there)) ? there : undefined;
 }
 
 /** On the server's own side, where both places are on one. `undefined`: not that way. */
@@ -142,7 +162,7 @@ async function sendThere(
   there: FileEntry | undefined,
 ): Promise<Carried> {
   const { deps, signal } = run;
-  const { entry, bytes } = await storeAt(deps, from).read(from.path, { signal });
+  const { entry, bytes, content } = await storeAt(deps, from).read(from.path, { signal });
   const { sha256, crc32 } = await knownAt(run.facts, from, entry);
   const call = fileCall(run, to);
   const opts: PrepareOptions = {
@@ -154,7 +174,7 @@ async function sendThere(
     journal: uploadJournal(deps.ledger.uploads, to.store, call.token),
     onProgress: () => run.onBytes(),
   };
-  const draft = await storeAt(deps, to).prepare(to.path, bytes, opts);
+  const draft = await storeAt(deps, to).prepare(to.path, content ?? bytes, opts);
   try {
     if (run.again && there && (await isThere(run, to, there, knownOf(draft.digests)))) {
       await draft.discard();

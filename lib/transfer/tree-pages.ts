@@ -49,13 +49,14 @@ export const ownerOf = (staged: string): string => FILE_NAME.exec(staged)?.[1] ?
 const planName = (id: string, page: number): string => `${id}-plan-${page}`;
 const resultName = (id: string, page: number): string => `${id}-done-${page}`;
 
+/** Answers its bytes. */
 export function writePlanPage(
   staging: Staging,
   id: string,
   page: number,
   files: readonly PlannedFile[],
   signal: AbortSignal,
-): Promise<void> {
+): Promise<number> {
   return write(staging, planName(id, page), files, signal);
 }
 
@@ -69,14 +70,14 @@ export async function readPlanPage(
   return (await read(staging, planName(id, page), signal)) as PlannedFile[];
 }
 
-export function writeResult(
+export async function writeResult(
   staging: Staging,
   id: string,
   page: number,
   { epoch, spent, files }: PageResult,
   signal: AbortSignal,
 ): Promise<void> {
-  return write(staging, resultName(id, page), [{ epoch, spent }, ...files], signal);
+  await write(staging, resultName(id, page), [{ epoch, spent }, ...files], signal);
 }
 
 /** `undefined`: none was written yet. */
@@ -100,9 +101,10 @@ async function write(
   name: string,
   lines: readonly object[],
   signal: AbortSignal,
-): Promise<void> {
+): Promise<number> {
   const text = Buffer.from(lines.map((line) => `${JSON.stringify(line)}\n`).join(''));
   await staging.stage(name, once(text), { signal, size: text.length });
+  return text.length;
 }
 
 async function read(staging: Staging, name: string, signal: AbortSignal): Promise<unknown[]> {

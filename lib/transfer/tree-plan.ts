@@ -75,11 +75,14 @@ export async function planTree(
   }
   await planner.flush();
   if (planner.files === 0 && row.kind !== 'delete') throw nothingAt(root);
-  return deps.ledger.trees.addPages(row.id, row.epoch, planner.pages);
+  // as much again for what will have become of each file
+  return deps.ledger.trees.addPages(row.id, row.epoch, planner.pages, 2 * planner.stagedBytes);
 }
 
 class Planner {
   files = 0;
+  /** Of the pages themselves. */
+  stagedBytes = 0;
   readonly pages: { readonly page: number; readonly files: number; readonly bytes: number }[] = [];
   readonly #deps: TreeDeps;
   readonly #row: Transfer;
@@ -120,7 +123,7 @@ class Planner {
       );
     const round = (epoch % EPOCHS) * STARTS + (starts % STARTS);
     const page = round * MOST_PAGES + this.pages.length;
-    await writePlanPage(this.#deps.staging, id, page, files, this.#signal);
+    this.stagedBytes += await writePlanPage(this.#deps.staging, id, page, files, this.#signal);
     this.pages.push({ page, files: files.length, bytes });
   }
 }

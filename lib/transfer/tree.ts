@@ -13,7 +13,7 @@ import { placeOf, planTree, type TreeDeps } from './tree-plan.ts';
 const OUTSTANDING = 1000;
 const LOOK_PAGES = 500;
 /** How soon it is looked again whether older transfers have ended. */
-const COME_BACK_MS = 2000;
+export const COME_BACK_MS = 2000;
 
 export interface TreeAttempt {
   readonly signal: AbortSignal;
@@ -24,8 +24,14 @@ export interface TreeAttempt {
   onProgress(done: number, total: number | undefined): void;
   /** From here on nothing moves that could be seen: a store syncs, or clears away folders. */
   onRest(): void;
-  /** A job for each; those that have one keep it. */
-  handOut(pages: readonly TreePage[]): Promise<void>;
+  /** Transfers that were accepted before it have not ended at its target. */
+  onBehind(): void;
+  /**
+   * A job for each; those that have one keep it.
+   * @param open so many pages have not ended, these among them
+   * @throws Failure `unavailable` where they can't be made, or ended without any effect
+   */
+  handOut(pages: readonly TreePage[], open: number): Promise<void>;
 }
 
 /** `handed-out`: its pages are jobs of their own now, and another attempt goes on when they have ended. */
@@ -35,7 +41,10 @@ export type TreeEnd = 'succeeded' | 'failed' | 'handed-out' | 'stale';
 export async function runTree(deps: TreeDeps, row: Transfer, attempt: TreeAttempt): Promise<TreeEnd> {
   if (row.kind === 'download') return archiveTree(deps, row, attempt);
   const { trees } = deps.ledger;
-  if (await trees.olderWaiting(row.id)) throw notYet(row);
+  if (await trees.olderWaiting(row.id)) {
+    attempt.onBehind();
+    throw notYet(row);
+  }
   if (!(await trees.planned(row.id)).complete) {
     const root = placeOf(row, row.kind === 'delete' ? row.to : row.from);
     const { signal } = attempt;
@@ -44,7 +53,7 @@ export async function runTree(deps: TreeDeps, row: Transfer, attempt: TreeAttemp
   }
   const open = await trees.openPages(row.id, -1, OUTSTANDING);
   if (open.length === 0) return endTree(deps, row, attempt);
-  await attempt.handOut(open);
+  await attempt.handOut(open, open.length < OUTSTANDING ? open.length : await trees.open(row.id));
   return 'handed-out';
 }
 

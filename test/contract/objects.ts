@@ -38,6 +38,7 @@ export function objectCases(test: Case): void {
         size,
         etag: written.etag,
       });
+      if (reading.content) expect(bytes.equals(reading.content)).toBe(true);
       expect((await readAll(Promise.resolve(reading))).equals(bytes)).toBe(true);
     }
   });

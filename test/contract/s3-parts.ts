@@ -34,6 +34,22 @@ export function s3Parts(server: () => S3Server): void {
     await Promise.all([driver.close(), other.close()]);
   });
 
+  it('a part of other bytes than were declared is refused also where the server is not asked to check it', async () => {
+    const { driver } = driverOn(server());
+    const upload = await driver.serverCopy.begin(parsePath('x'), writeCall());
+    const bytes = Buffer.alloc(5 * 1024 * 1024, 1);
+    const damaged = Buffer.from(bytes);
+    damaged[77] = 0;
+    const body = { ...bodyOf(bytes), open: () => [damaged.subarray(0, 1000), damaged.subarray(1000)] };
+    const sending = driver.multipart.part(upload, { number: 1 }, body, { signal });
+    expect(await sending.catch((error: unknown) => driver.classify(error).kind)).toBe('corrupt');
+    expect(await all(driver.multipart.parts(upload, { signal }))).toEqual([]);
+    await driver.multipart.part(upload, { number: 1 }, bodyOf(bytes), { signal });
+    expect(await all(driver.multipart.parts(upload, { signal }))).toMatchObject([{ size: bytes.length }]);
+    await driver.multipart.abandon(upload, { signal });
+    await driver.close();
+  });
+
   describe('calls past the SDK', () => {
     it('are as good as its own, and are given up for good where a server refuses their signature', async () => {
       const refused: string[] = [];

@@ -16,6 +16,8 @@ export class PartsTap {
   holds: (number: number) => boolean = () => false;
   /** Why a part fails that is tried for the nth time. */
   failure: (number: number, nth: number) => Failure | undefined = () => undefined;
+  /** Goes before an upload is finished. */
+  beforeFinish: () => Promise<void> = async () => {};
   /** How many of the next uploads that are finished say that they were not. */
   lostReplies = 0;
   /** Whether the byte at this offset of the object comes out of the store with a bit flipped. */
@@ -57,6 +59,7 @@ export class PartsTap {
       },
       parts: (upload, call) => multipart.parts(upload, call),
       finish: async (upload, receipts, whole, call) => {
+        await this.beforeFinish();
         const entry = await multipart.finish(upload, receipts, whole, call);
         if (this.lostReplies-- > 0) throw new Failure('unavailable', 'the line was cut');
         return entry;

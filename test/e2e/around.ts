@@ -67,7 +67,7 @@ export class Gate {
     const gate = this;
     return new (class extends Around {
       override async read(path: StorePath, range: ByteRange | undefined, call: ReadCall): Promise<Reading> {
-        const reading = await super.read(path, range, call);
+        const { content: _, ...reading } = await super.read(path, range, call);
         return { ...reading, bytes: gate.#halfway(reading, call.signal) };
       }
     })(driver);

@@ -162,7 +162,7 @@ requireServer('redis')('the backlog', () => {
         PATIENCE,
       )
       .toEqual([]);
-    await queue.addChildren({ queue: 'upload', jobId: `${id}-1` }, children);
+    await queue.addChildren({ queue: 'upload', jobId: `${id}-1` }, children, AbortSignal.timeout(60_000));
     await expect.poll(async () => (await inParts()).jobs, PATIENCE).toBe(40);
     const parts = await inParts();
     expect(parts.stores.artifacts).toMatchObject({ jobs: 40, bytes: 640 * MIB, basis: 'measured' });

@@ -150,7 +150,7 @@ requireServer('redis')('the queues', () => {
       jobId: `tree-1-page${n}`,
       priority: 100,
     }));
-    await queue.addChildren({ queue: 'upload', jobId: 'tree-1' }, children);
+    await queue.addChildren({ queue: 'upload', jobId: 'tree-1' }, children, AbortSignal.timeout(60_000));
     expect(await parent!.moveToWaitingChildren('token')).toBe(true);
     await submit('own-', 5, of('a'));
     await submit('other-', 20, of('b'));
@@ -171,11 +171,39 @@ requireServer('redis')('the queues', () => {
         jobId: `${team}-p${n + 1}`,
         priority: 100,
       }));
-    await queue.addChildren({ queue: 'upload', jobId: 'big-a-1' }, parts('a', 1000));
-    await queue.addChildren({ queue: 'upload', jobId: 'big-b-1' }, parts('b', 40));
+    await queue.addChildren(
+      { queue: 'upload', jobId: 'big-a-1' },
+      parts('a', 1000),
+      AbortSignal.timeout(60_000),
+    );
+    await queue.addChildren(
+      { queue: 'upload', jobId: 'big-b-1' },
+      parts('b', 40),
+      AbortSignal.timeout(60_000),
+    );
     const order = await taken(200, 'multipart-part');
     expect(doneAt(order, 'b-')).toBeLessThanOrEqual(80 + 2 * A_TURN);
     expect(order.filter((id) => id.startsWith('b-'))).toHaveLength(40);
+  });
+
+  test('give a tenant back the turns of what was taken out before it had them', async () => {
+    for (const id of ['a', 'b', 'more-a']) await queue.submit(job(id, of(id.at(-1)!)));
+    const add = (id: string, number: number) => {
+      const parts = Array.from({ length: number }, (_, n) => ({
+        name: 'part' as const,
+        note: { transfer: id, epoch: 1, upload: 'u', number: n + 1, failed: 0, apart: 0 },
+        jobId: `${id}-p${n + 1}`,
+        priority: 100,
+      }));
+      return queue.addChildren({ queue: 'upload', jobId: `${id}-1` }, parts, AbortSignal.timeout(60_000));
+    };
+    await add('a', 2000);
+    await add('b', 200);
+    expect(await queue.dropChildren({ queue: 'upload', jobId: 'a-1' })).toBe(false);
+    await add('more-a', 20);
+    const order = await taken(220, 'multipart-part');
+    expect(doneAt(order, 'more-a-')).toBeLessThanOrEqual(40 + 2 * A_TURN);
+    expect(order.filter((id) => id.startsWith('a-'))).toEqual([]);
   });
 
   test('keep what was put off in turn: neither behind all that waits nor before it', async () => {

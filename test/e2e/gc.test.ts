@@ -133,7 +133,7 @@ requireServer('redis')('a collection', () => {
     await quay.ended(id);
     const waiting = await quay.accept({ kind: 'upload', to: quay.place('v') }, Buffer.from('1'));
     expect(await collect('history')).toMatchObject({ items: 0 });
-    await eventually(() => !existsSync(quay.fileOf(id, 'staging')));
+    await eventually(async () => (await quay.get(id)).stagedUntilMs === undefined);
     aheadMs = 31 * DAY;
     const later = Date.now() + aheadMs;
     expect(await collect('history', true, later)).toMatchObject({ items: 1 });

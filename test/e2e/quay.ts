@@ -58,6 +58,7 @@ export async function openQuay(options: QuayOptions) {
     store: open('staging'),
     limitBytes: config.stagingLimitBytes,
     transfers: ledger.transfers,
+    log,
   });
   const metrics = createMetrics('worker', { stores: [...stores.keys(), 'staging'], version: '0' });
   const queues = [new Queue({ url: options.redisUrl, prefix, fairBy: config.fairBy }, log)];
@@ -151,6 +152,7 @@ export async function openQuay(options: QuayOptions) {
     async close(): Promise<void> {
       await Promise.all(pools.map((pool) => pool.close()));
       await Promise.all(queues.map((queue) => queue.close()));
+      await staging.close();
       await Promise.all([...stores.values(), staging.store].map((store) => store.close()));
       await ledger.close();
       metrics.close();

@@ -60,6 +60,67 @@ requireServer('redis')('the queues', () => {
     await queue.close();
   });
 
+  test('take all jobs out that an ended transfer waits for, save those that workers have', async () => {
+    const queue = open();
+    const { redis, prefix } = queue;
+    const signal = AbortSignal.timeout(60_000);
+    const page = (number: number) => ({
+      name: 'page' as const,
+      note: { transfer: 'tree', epoch: 1, page: number },
+      jobId: `tree-1-page${number}`,
+      priority: 100,
+    });
+    const part = (number: number) => ({
+      name: 'part' as const,
+      note: { transfer: 'tree', epoch: 1, upload: 'u', number },
+      jobId: `tree-1-u-p${number}`,
+      priority: 100,
+    });
+    const tree = { queue: 'upload', jobId: 'tree-1' } as const;
+    const large = { queue: 'upload', jobId: 'tree-1-page1' } as const;
+    await queue.submit(job('tree'));
+    await queue.submit(job('other'));
+    await queue.addChildren(tree, [page(1), page(2), page(3)], signal);
+    await queue.addChildren(
+      large,
+      Array.from({ length: 3000 }, (_, n) => part(n + 1)),
+      signal,
+    );
+    // as if workers had run the tree and its large page, put off a page, and had a part in hand
+    for (const id of ['tree-1', 'tree-1-page1', 'tree-1-page2']) {
+      await redis.zrem(`${prefix}:upload:prioritized`, id);
+      await redis.zadd(`${prefix}:upload:${id.endsWith('2') ? 'delayed' : 'waiting-children'}`, 1, id);
+    }
+    await redis.zrem(`${prefix}:multipart-part:prioritized`, 'tree-1-u-p7');
+    await redis.lpush(`${prefix}:multipart-part:active`, 'tree-1-u-p7');
+    await redis.set(`${prefix}:multipart-part:tree-1-u-p7:lock`, 'token');
+    // one that Redis has lost
+    await redis.zrem(`${prefix}:multipart-part:prioritized`, 'tree-1-u-p8');
+    await redis.del(`${prefix}:multipart-part:tree-1-u-p8`);
+
+    const ofTree = async (): Promise<string[]> =>
+      (await redis.keys(`${prefix}:*:tree-*`)).map((key) => key.slice(prefix.length + 1)).sort();
+    expect(await queue.hurry({ ...job('tree'), kind: 'copy' })).toBe(true);
+    expect(await ofTree()).toEqual([
+      'multipart-part:tree-1-u-p7',
+      'multipart-part:tree-1-u-p7:lock',
+      'upload:tree-1',
+      'upload:tree-1-page1',
+      'upload:tree-1-page1:dependencies',
+      'upload:tree-1:dependencies',
+    ]);
+    const counts = await queue.counts();
+    expect(counts['multipart-part']).toMatchObject({ waiting: 0, delayed: 0, active: 1 });
+    expect(counts.upload).toMatchObject({ waiting: 1, delayed: 0, 'waiting-children': 2 });
+
+    // the worker has stopped: nothing is waited for
+    await redis.del(`${prefix}:multipart-part:tree-1-u-p7:lock`);
+    expect(await queue.hurry({ ...job('tree'), kind: 'copy' })).toBe(true);
+    expect(await ofTree()).toEqual(['upload:tree-1']);
+    expect((await queue.counts()).upload).toMatchObject({ waiting: 2, 'waiting-children': 0 });
+    await queue.close();
+  });
+
   test('take all of a burst, in the order of its priorities', async () => {
     const queue = open();
     const priorities = [900, 100, 1];

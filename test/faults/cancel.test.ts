@@ -1,6 +1,7 @@
 import { readdirSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Redis } from 'ioredis';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { eventually } from '../e2e/quay.ts';
 import { Service, viewIn } from '../e2e/service.ts';
@@ -65,6 +66,33 @@ requireServer('redis')('a cancel', () => {
     timeout: 600_000,
   }, async () => {
     await many('pushed', scaled(300));
+  });
+
+  test('takes the thousands of jobs with it that its parts have waiting, and holds up nobody', {
+    timeout: 120_000,
+  }, async () => {
+    const redis = new Redis(service.redis.url);
+    const endless = join(service.attic, 'endless');
+    truncateSync(endless, 136 * GIB);
+    try {
+      const waiting = () => redis.zcard('{longshore}:multipart-part:prioritized');
+      const from = `file://${endless}`;
+      const { id } = await viewIn(await service.submit({ kind: 'copy', from, to: 'many/w.bin' }), 202);
+      await eventually(async () => (await waiting()) > 6000, 60_000);
+      const beforeBytes = process.memoryUsage.rss();
+      await viewIn(await service.fetch(`/api/v1/transfers/${id}`, { method: 'DELETE' }), 200);
+      const large = await viewIn(await service.submit({ kind: 'copy', from, to: 'next/w.bin' }), 202);
+      await eventually(() => hiddenIn(join(service.root, 'next')).size > MIB, 20_000);
+      await eventually(async () => (await redis.keys(`*${id}*`)).length === 0, 20_000);
+      expect(process.memoryUsage.rss() - beforeBytes).toBeLessThan(128 * MIB);
+      await viewIn(await service.fetch(`/api/v1/transfers/${large.id}`, { method: 'DELETE' }), 200);
+      await eventually(async () => (await redis.keys(`*${large.id}*`)).length === 0, 20_000);
+      expect(await waiting()).toBe(0);
+      expect(filesIn(service.root)).toEqual([]);
+    } finally {
+      redis.disconnect();
+      truncateSync(endless, 32 * GIB);
+    }
   });
 
   test('reaches a worker also while Redis hangs', { timeout: 600_000 }, async () => {

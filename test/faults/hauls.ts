@@ -40,11 +40,6 @@ export async function haul(service: Service, client: Client, way: Way, source: S
 export async function foundAt(service: Service, { way, source, id }: Haul): Promise<Found | undefined> {
   if (way === 'bring') return service.attic.read(source.path);
   if (way !== 'fetch') return service.shelf.read(source.path);
-  // a folder's trait: a part of a worker that shares the job may land late, and cut off who reads just then
-  return contentOf(service, id).catch(() => contentOf(service, id));
-}
-
-async function contentOf(service: Service, id: string): Promise<Found | undefined> {
   const { statusCode, body } = await request(`${service.url}/api/v1/transfers/${id}/content`);
   const hash = createHash('sha256');
   let size = 0;

@@ -10,6 +10,8 @@ import { requireServer } from '../servers/require.ts';
 const PROCESSES = 8;
 const AT_ONCE = 4;
 const RUN_MS = scaled(60_000);
+/** Longer than it takes until each process has its part of a limit without Redis. */
+const AWAY_MS = 16_000;
 
 requireServer('redis')('the gates of eight processes', () => {
   let redis: RedisServer;
@@ -24,11 +26,11 @@ requireServer('redis')('the gates of eight processes', () => {
     close = [];
   });
 
-  function gatesTo(limit: StoreLimit): StoreGate[] {
+  function gatesTo(limit: StoreLimit, { url } = redis): StoreGate[] {
     const log = createLog({ level: 'silent', format: 'json', process: 'test' });
     const key = `{gates}:limits:${++stores}`;
     return Array.from({ length: PROCESSES }, (_, n) => {
-      const connection = connectRedis(redis.url, 'producer', { log, name: 'gate' });
+      const connection = connectRedis(url, 'producer', { log, name: 'gate' });
       const gate = new StoreGate({
         redis: connection,
         key,
@@ -48,7 +50,7 @@ requireServer('redis')('the gates of eight processes', () => {
   }
 
   /** Every process always has some that want to enter, and stay for `workMs`. */
-  async function rush(gates: readonly StoreGate[], workMs: number) {
+  async function rush(gates: readonly StoreGate[], workMs: number, runMs = RUN_MS) {
     const starts: number[] = [];
     const each = gates.map(() => 0);
     let now = 0;
@@ -57,7 +59,7 @@ requireServer('redis')('the gates of eight processes', () => {
     const { signal } = new AbortController();
     const beganMs = performance.now();
     const enter = async (gate: StoreGate, at: number): Promise<void> => {
-      while (performance.now() < beganMs + RUN_MS) {
+      while (performance.now() < beganMs + runMs) {
         const pass = await gate.enter(signal, 'other');
         most = Math.max(most, ++now);
         const startedMs = performance.now();
@@ -98,6 +100,21 @@ requireServer('redis')('the gates of eight processes', () => {
     const { mostInSecond } = await rush(gatesTo({ requests: 20 }), 1);
     expect(mostInSecond).toBeLessThanOrEqual(20);
   });
+
+  test('go on without Redis, each with its part: no more than are allowed, or than one each', async () => {
+    const own = await startRedis();
+    const enough = gatesTo({ connections: 2 * PROCESSES }, own);
+    const scarce = gatesTo({ connections: 4 }, own);
+    const before = await Promise.all([rush(enough, 20, 1000), rush(scarce, 20, 1000)]);
+    await own.kill();
+    const [many, few] = await Promise.all([rush(enough, 20, AWAY_MS), rush(scarce, 20, AWAY_MS)]);
+    process.stdout.write(`gates without Redis: ${many.most} of 16, ${few.most} of 4\n`);
+    expect(before[1].most).toBeLessThanOrEqual(4);
+    expect(many.most).toBeLessThanOrEqual(2 * PROCESSES);
+    expect(few.most).toBeLessThanOrEqual(PROCESSES);
+    for (const { each } of [many, few]) expect(Math.min(...each)).toBeGreaterThan(0);
+    await own.stop();
+  }, 60_000);
 
   test('let one who reads write there too, however many read', async () => {
     const gates = gatesTo({ connections: 2 });

@@ -40,7 +40,7 @@ const BUGS: readonly Bug[] = [
     file: 'lib/transfer/copy.ts',
     find: "  if (!(await deps.ledger.transfers.end(row.id, row.epoch, ending))) return 'stale';",
     instead:
-      "  await freeFile(deps, row.id);\n  if (!(await deps.ledger.transfers.end(row.id, row.epoch, ending))) return 'stale';",
+      "  await deps.staging.free(row.id, AbortSignal.timeout(1000));\n  if (!(await deps.ledger.transfers.end(row.id, row.epoch, ending))) return 'stale';",
     suite: 'test/faults/planted-order.test.ts',
   },
   {

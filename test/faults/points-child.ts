@@ -4,6 +4,7 @@
  */
 import { appendFileSync, openSync, readdirSync, renameSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { tookTurnAtOnce } from '../../lib/ledger/transfer.ts';
 import type { Order, Point } from './points.ts';
 import { PartedUploads, type Passing } from './points-parts.ts';
 
@@ -40,6 +41,7 @@ async function install(folder: string, role: string): Promise<void> {
       start: async (...args: Parameters<typeof start>) => {
         const row = await start(...args);
         if (row) pass('started', row.id);
+        if (row && tookTurnAtOnce(row)) pass('publishing', row.id);
         return row;
       },
       publishing: async (...args: Parameters<typeof publishing>) => {
@@ -76,7 +78,7 @@ async function install(folder: string, role: string): Promise<void> {
     const transfer = opts.token.slice(0, opts.token.lastIndexOf('-'));
     async function* counted() {
       let passed = 0;
-      for await (const chunk of bytes) {
+      for await (const chunk of bytes instanceof Uint8Array ? [bytes] : bytes) {
         sent(chunk.length);
         passed += chunk.length;
         pass('sending', transfer);

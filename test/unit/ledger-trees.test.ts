@@ -34,25 +34,25 @@ describe('the plan of a tree', () => {
     const ledger = await openLedger();
     const { id } = await running(ledger, 'a', TREE);
     expect(await ledger.trees.planned(id)).toEqual({ pages: 0, files: 0, bytes: 0, complete: false });
-    expect(await ledger.trees.addPages(id, 1, pagesOf(0, 1, 2))).toBe(true);
+    expect(await ledger.trees.addPages(id, 1, pagesOf(0, 1, 2), 0)).toBe(true);
     const planned = { pages: 3, files: 9, bytes: 90, complete: true };
     expect(await ledger.trees.planned(id)).toEqual(planned);
-    expect(await ledger.trees.addPages(id, 1, [{ page: 3, files: 99, bytes: 99 }])).toBe(true);
+    expect(await ledger.trees.addPages(id, 1, [{ page: 3, files: 99, bytes: 99 }], 0)).toBe(true);
     expect(await ledger.trees.planned(id)).toEqual(planned);
   });
 
   test('is of one epoch, and of a transfer that was started and has not ended', async () => {
     const ledger = await openLedger();
     const { id } = await accepted(ledger, 'a', TREE);
-    expect(await ledger.trees.addPages(id, 1, pagesOf(0))).toBe(false);
+    expect(await ledger.trees.addPages(id, 1, pagesOf(0), 0)).toBe(false);
     await ledger.transfers.start(id, 1, 'w');
-    expect(await ledger.trees.addPages(id, 1, pagesOf(0))).toBe(true);
+    expect(await ledger.trees.addPages(id, 1, pagesOf(0), 0)).toBe(true);
     await ledger.transfers.requeue(id, 1);
     await ledger.transfers.start(id, 2, 'w');
     expect(await ledger.trees.endPage(id, 1, 0, counts(3))).toBe(false);
     expect(await ledger.trees.endPage(id, 2, 0, counts(3))).toBe(true);
     await ledger.transfers.cancel(id);
-    expect(await ledger.trees.addPages(id, 2, pagesOf(1))).toBe(false);
+    expect(await ledger.trees.addPages(id, 2, pagesOf(1), 0)).toBe(false);
     expect(await ledger.trees.planned(id)).toMatchObject({ pages: 1 });
   });
 });
@@ -62,7 +62,7 @@ describe('a page', () => {
     const ledger = await openLedger();
     const { id } = await running(ledger, 'a', TREE);
     const other = await running(ledger, 'b', TREE);
-    for (const one of [id, other.id]) await ledger.trees.addPages(one, 1, pagesOf(0, 1, 2, 3));
+    for (const one of [id, other.id]) await ledger.trees.addPages(one, 1, pagesOf(0, 1, 2, 3), 0);
     const failure = { kind: 'invalid', message: 'no' } as const;
     const ended = { ...counts(1, 1), skipped: { files: 1, bytes: 4 }, failure };
     expect(await ledger.trees.endPage(id, 1, 1, ended)).toBe(true);
@@ -89,7 +89,7 @@ describe('a page', () => {
     const clock = clockAt(NOW_MS);
     const ledger = await openLedger(undefined, clock);
     const { id } = await running(ledger, 'a', TREE);
-    await ledger.trees.addPages(id, 1, pagesOf(0, 1, 2));
+    await ledger.trees.addPages(id, 1, pagesOf(0, 1, 2), 0);
     await ledger.trees.endPage(id, 1, 0, counts(3));
     await ledger.trees.endPage(id, 1, 1, { ...counts(2, 1), failure: BROKEN });
     await ledger.transfers.end(id, 1, { state: 'failed', failure: BROKEN, stagedUntilMs: NOW_MS + DAY_MS });
@@ -111,15 +111,33 @@ describe('a page', () => {
     const clock = clockAt(NOW_MS);
     const ledger = await openLedger(undefined, clock);
     const { id } = await running(ledger, 'a', TREE);
-    await ledger.trees.addPages(id, 1, pagesOf(0, 1));
+    await ledger.trees.addPages(id, 1, pagesOf(0, 1), 5000);
     await ledger.trees.endPage(id, 1, 0, counts(3));
     await ledger.transfers.end(id, 1, { state: 'failed', failure: BROKEN, stagedUntilMs: NOW_MS + DAY_MS });
     clock.nowMs += DAY_MS;
+    expect(await ledger.transfers.stagedBytes()).toBe(5000);
     await ledger.transfers.retry(id);
     expect(await ledger.trees.planned(id)).toEqual({ pages: 0, files: 0, bytes: 0, complete: false });
+    expect(await ledger.transfers.stagedBytes()).toBe(0);
     await ledger.transfers.start(id, 2, 'w');
-    await ledger.trees.addPages(id, 2, pagesOf(0));
+    await ledger.trees.addPages(id, 2, pagesOf(0), 0);
     expect(await openOf(ledger, id)).toEqual([0]);
+  });
+
+  test('goes on with its plan when it was cancelled, for as long as was said then', async () => {
+    const clock = clockAt(NOW_MS);
+    const ledger = await openLedger(undefined, clock);
+    const { id } = await running(ledger, 'a', TREE);
+    await ledger.trees.addPages(id, 1, pagesOf(0, 1), 0);
+    await ledger.trees.endPage(id, 1, 0, counts(3));
+    clock.nowMs += 5 * DAY_MS;
+    await ledger.transfers.cancel(id, clock.nowMs + DAY_MS);
+    expect(await ledger.transfers.holdingStaged([id])).toEqual(new Set([id]));
+    clock.nowMs += DAY_MS - 1;
+    expect(await ledger.transfers.retry(id)).toMatchObject({ state: 'accepted', epoch: 2 });
+    expect(await openOf(ledger, id)).toEqual([1]);
+    expect(await ledger.trees.open(id)).toBe(1);
+    expect(await ledger.trees.planned(id)).toMatchObject({ pages: 2, complete: true });
   });
 
   test('is forgotten with its transfer', async () => {
@@ -128,7 +146,7 @@ describe('a page', () => {
     const ledger = await openLedger(path, clock);
     const [old, kept] = [await running(ledger, 'a', TREE), await running(ledger, 'b', TREE)];
     for (const { id } of [old, kept]) {
-      await ledger.trees.addPages(id, 1, pagesOf(0, 1));
+      await ledger.trees.addPages(id, 1, pagesOf(0, 1), 0);
       await ledger.trees.claim(id, 1, [at('a/x').path]);
     }
     const result = { ...PUBLISHED, files: { done: { files: 6, bytes: 60 }, skipped: none, failed: none } };
@@ -153,7 +171,7 @@ describe('work', () => {
     await accepted(ledger, undefined, { kind: 'download', from: at('x', 'lake'), to: undefined });
     await running(ledger, 'busy', staged(100));
     const tree = await running(ledger, 'a', TREE);
-    await ledger.trees.addPages(tree.id, 1, pagesOf(0, 1, 2));
+    await ledger.trees.addPages(tree.id, 1, pagesOf(0, 1, 2), 0);
     await ledger.trees.endPage(tree.id, 1, 1, counts(3));
     const waitingTree = await accepted(ledger, 'a', TREE);
     await ledger.transfers.cancel((await running(ledger, 'b', TREE)).id);
@@ -191,7 +209,7 @@ describe('work', () => {
     const failed = await running(ledger, 'x', copy);
     await ledger.transfers.end(failed.id, 1, { state: 'failed', failure: BROKEN });
     const tree = await running(ledger, 'a', TREE);
-    await ledger.trees.addPages(tree.id, 1, pagesOf(0, 1));
+    await ledger.trees.addPages(tree.id, 1, pagesOf(0, 1), 0);
     await ledger.trees.endPage(tree.id, 1, 0, counts(3));
     await ledger.transfers.end(tree.id, 1, { state: 'succeeded', result: { ...PUBLISHED, size: 30 } });
     const archive = { kind: 'download', from: at('a', 'lake'), to: undefined, tree: true } as const;

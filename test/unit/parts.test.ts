@@ -81,7 +81,14 @@ test('a whole counts as checked by its store only where that told a CRC32 of eve
     }));
     const parts = { upload, receipts, missing: [] } as unknown as Parts;
     const { signal } = new AbortController();
-    return (await joinParts(deps, parts, { crc32: 7, mode: 'replace', token: 't-1', signal })).verified;
+    const opts = {
+      crc32: 7,
+      mode: 'replace',
+      token: 't-1',
+      published: async () => undefined,
+      signal,
+    } as const;
+    return (await joinParts(deps, parts, opts)).verified;
   };
   const size = { check: 'size', by: 'store' };
   expect(await verified(1, 2)).toEqual([size, { check: 'crc32', by: 'store' }]);

@@ -1,20 +1,34 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
+import { createLog } from '../../lib/log.ts';
 import { BufferPool } from '../../lib/stores/buffers.ts';
 import type { Bytes } from '../../lib/stores/driver.ts';
 import { MemoryDriver } from '../../lib/stores/drivers/memory.ts';
+import { chaos, type Fault } from '../../lib/stores/layers/chaos.ts';
 import { Store } from '../../lib/stores/store.ts';
 import { Staging } from '../../lib/transfer/staging.ts';
 
 const MIB = 1024 * 1024;
 const signal = (): AbortSignal => AbortSignal.timeout(20_000);
 
-function open(limitBytes: number, accepted = { bytes: 0 }, slowMs?: number): Staging {
+interface Given {
+  readonly accepted?: { bytes: number };
+  readonly slowMs?: number;
+  /** Told of what is gone. */
+  readonly gone?: string[];
+  readonly faults?: readonly Fault[];
+}
+
+function open(limitBytes: number, { accepted, slowMs, gone, faults = [] }: Given = {}): Staging {
   const buffers = new BufferPool({ budgetBytes: 64 * MIB, slabBytes: MIB });
-  const store = new Store({ name: 'staging', uri: 'memory:', driver: new MemoryDriver(), buffers });
+  const driver = chaos(new MemoryDriver(), faults);
   return new Staging({
-    store,
+    store: new Store({ name: 'staging', uri: 'memory:', driver, buffers }),
     limitBytes,
-    transfers: { stagedBytes: async () => accepted.bytes },
+    transfers: {
+      stagedBytes: async () => accepted?.bytes ?? 0,
+      stagedGone: async (ids) => void gone?.push(...ids),
+    },
+    log: createLog({ level: 'silent', format: 'json', process: 'test' }),
     ...(slowMs !== undefined && { slowMs }),
   });
 }
@@ -29,6 +43,33 @@ async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
 }
 const names = async (staging: Staging): Promise<string[]> =>
   (await all(staging.names(signal()))).flat().map(({ id }) => id);
+
+test('what nobody needs any more is freed soon, and the ledger is told once it is gone', async () => {
+  const gone: string[] = [];
+  const staging = open(16 * MIB, { gone });
+  const ids = Array.from({ length: 120 }, (_, n) => `t${n}`);
+  for (const id of [...ids, 'wanted']) await staging.stage(id, body(10), { signal: signal() });
+  for (const id of ids) staging.freeSoon(id);
+  await vi.waitFor(() => expect(gone.length).toBe(120), { timeout: 10_000 });
+  expect(new Set(gone)).toEqual(new Set(ids));
+  expect(await names(staging)).toEqual(['wanted']);
+  staging.freeSoon('wanted');
+  await staging.close();
+  expect(gone.at(-1)).toBe('wanted');
+  expect(await names(staging)).toEqual([]);
+});
+
+test('the ledger is not told of staged bytes that could not be removed', async () => {
+  const gone: string[] = [];
+  const staging = open(16 * MIB, {
+    gone,
+    faults: [{ op: 'remove', nth: 1, what: { kind: 'fail', as: 'unavailable' } }],
+  });
+  await staging.stage('ta', body(10), { signal: signal() });
+  staging.freeSoon('ta');
+  await staging.close();
+  expect(gone).toEqual([]);
+});
 
 test('staged bytes are there whole until they are freed, twice is fine', async () => {
   const staging = open(MIB);
@@ -61,7 +102,7 @@ test('what never fits is refused for good, before a byte is read', async () => {
 
 test('what fits when transfers have ended is refused for now', async () => {
   const accepted = { bytes: 800 };
-  const staging = open(1000, accepted);
+  const staging = open(1000, { accepted });
   await expect(staging.stage('ta', body(300), { size: 300, signal: signal() })).rejects.toMatchObject({
     kind: 'busy',
     facts: { retryAfterMs: 10_000 },
@@ -80,7 +121,7 @@ test('bodies in flight see the room that each other has taken', async () => {
 });
 
 test('a body that hardly moves keeps only the room that it fills once others need it, and may take more later', async () => {
-  const staging = open(1000, undefined, 0);
+  const staging = open(1000, { slowMs: 0 });
   const { promise: rest, resolve: goOn } = Promise.withResolvers<void>();
   const { promise: begun, resolve: hasBegun } = Promise.withResolvers<void>();
   const slow = (async function* (): Bytes {

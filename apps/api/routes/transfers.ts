@@ -51,8 +51,7 @@ function submitRoute(app: App, deps: ApiDeps): void {
       const idempotency = idempotencyOf(request, principal, { route: 'transfers', ...body });
       const before = idempotency && (await transfers.findByKey(idempotency.scope, idempotency.key));
       const transfer = planned(deps, principal, body, before !== undefined);
-      // what a tree keeps in staging, its plan, stays as long as staged bytes would
-      const keptUntilMs = transfer.tree && transfer.to ? Date.now() + deps.config.failedBytesMs : undefined;
+      const keptUntilMs = planUntilMs(deps, transfer);
       answerAccepted(deps, request, reply, await transfers.accept(transfer, idempotency, keptUntilMs));
     },
   );
@@ -147,11 +146,12 @@ function changeRoutes(app: App, deps: ApiDeps): void {
       const { id } = request.params;
       const before = demandSight(request.principal, id, await transfers.get(id));
       demandControl(request.principal, before);
-      const outcome = await transfers.cancel(id);
+      const outcome = await transfers.cancel(id, planUntilMs(deps, before));
       const after = demandSight(request.principal, id, await transfers.get(id));
       if (outcome !== 'cancelled')
         throw new Failure('conflict', `transfer ${id} cannot be cancelled any more: it is ${after.state}`);
       void pushCancel(deps.queue, id);
+      void deps.queue.hurry(after).catch(() => false); // workers and the outbox find what is left
       if (before.state !== 'cancelled') countCancelled(deps, after);
       return viewOf(after, prefixOf(request, deps.config.staticPrefix));
     },
@@ -163,7 +163,7 @@ function changeRoutes(app: App, deps: ApiDeps): void {
       schema: {
         summary: 'Accept a failed or cancelled transfer anew',
         description:
-          '409 when it did not fail, or its staged bytes are gone. It takes its turn as if submitted now; of a tree only what failed is carried again.',
+          '409 when it did not fail, or its staged bytes are gone. It takes its turn as if submitted now; of a tree only what failed, or was not done, is carried again.',
         tags: TAGS,
         params: transferId,
         response: { 202: transferView },
@@ -212,6 +212,12 @@ function planned(
     owner: principal.name,
   };
 }
+
+/** What a tree keeps in staging, its plan, stays as long as staged bytes would; Unix time in ms. */
+const planUntilMs = (
+  { config }: ApiDeps,
+  { tree, to }: Pick<NewTransfer, 'tree' | 'to'>,
+): number | undefined => (tree && to ? Date.now() + config.failedBytesMs : undefined);
 
 /** @throws Failure `invalid` that names the field */
 function placeIn(deps: ApiDeps, field: 'from' | 'to', given: string, tree = false): Place {

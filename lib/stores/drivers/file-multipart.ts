@@ -2,14 +2,14 @@
  * Parts of a file at their offsets in one hidden sibling, from any process that sees the folder.
  *
  * A published file is the sibling that its parts were written into, so a part that comes late must not get at it. Each
- * opens the sibling by its name, which is gone by then, and opens it anew before every write that comes later than a
- * moment after. What remains (`traits.lateParts`) is a writer that was suspended between opening and writing, by the
- * machine or by a mount that hung, and then goes on: that one write lands, and the file's version changes.
+ * says in the record when it begins and ends, opens the sibling by its name, and looks for that name again as it goes.
+ * Finishing takes the name away first (from then on the sibling is `<sibling>.joined`), and publishes once all have
+ * ended. What remains (`traits.lateParts`) is a writer that was suspended between looking and writing, by the machine or
+ * by a mount that hung, for longer than that is waited for: that one write lands, and the file's version changes.
  */
 import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { type FileHandle, open, stat, unlink } from 'node:fs/promises';
-import { setTimeout as delay } from 'node:timers/promises';
+import { open, rename, stat, unlink } from 'node:fs/promises';
 import { throwIfAborted } from '../../deadline.ts';
 import { Failure } from '../../errors.ts';
 import { baseName, HIDDEN_PREFIX, joinPath, parentOf, ROOT, type StorePath } from '../../path.ts';
@@ -27,25 +27,21 @@ import type {
 import { codeOf, type Folder, type Folders } from './file-folder.ts';
 import { leftoversIn } from './file-list.ts';
 import {
-  appendPart,
+  appendLine,
   assertParts,
   RECORD_SUFFIX,
   readRecord,
+  recordAtRest,
   recordLine,
-  SETTLED_MS,
   SiblingWriter,
 } from './file-parts.ts';
-import {
-  createSibling,
-  entryOf,
-  type Publishers,
-  publishSibling,
-  siblingName,
-  withSibling,
-} from './file-publish.ts';
+import { createSibling, type Publishers, publishSibling, siblingName, withSibling } from './file-publish.ts';
 
 const MIB = 1024 * 1024;
 const NO_CREATE = constants.O_WRONLY | constants.O_NOFOLLOW;
+/** Of a sibling that has all its parts and takes no more. */
+const JOINED_SUFFIX = '.joined';
+const namesOf = (id: string): readonly string[] => [id, id + JOINED_SUFFIX, id + RECORD_SUFFIX];
 
 export class FileMultipart implements Multipart {
   readonly limits = {
@@ -57,8 +53,6 @@ export class FileMultipart implements Multipart {
   } as const;
   readonly #folders: Folders;
   readonly #publishers: Publishers;
-  /** Which parts were written here, and which elsewhere. */
-  readonly #self = randomBytes(6).toString('hex');
 
   constructor(folders: Folders, publishers: Publishers) {
     this.#folders = folders;
@@ -86,23 +80,47 @@ export class FileMultipart implements Multipart {
 
   async part(upload: Upload, place: PartPlace, body: Body, call: Call): Promise<Receipt> {
     const { number, offset } = place;
+    const by = randomBytes(6).toString('hex');
+    const record = (line: Parameters<typeof appendLine>[2]): Promise<void> =>
+      this.#in(upload, (folder) => appendLine(folder, upload.id, line));
     throwIfAborted(call.signal);
-    const size = await this.#written(upload, place, body, call.signal);
-    throwIfAborted(call.signal);
-    if (size !== body.size) throw new Failure('corrupt', `part ${number} had ${size} bytes of ${body.size}`);
-    const crc = body.crc32 === undefined ? {} : { crc32: body.crc32 };
-    const receipt: Receipt = { number, size, etag: `${offset}-${size}-${body.crc32 ?? ''}`, ...crc };
-    await this.#in(upload, (folder) => appendPart(folder, upload.id, { ...receipt, by: this.#self }));
-    return receipt;
+    await record({ number, by, is: 'begun' });
+    try {
+      const size = await this.#written(upload, place, body, call.signal);
+      throwIfAborted(call.signal);
+      if (size !== body.size)
+        throw new Failure('corrupt', `part ${number} had ${size} bytes of ${body.size}`);
+      const crc = body.crc32 === undefined ? {} : { crc32: body.crc32 };
+      const receipt: Receipt = { number, size, etag: `${offset}-${size}-${body.crc32 ?? ''}`, ...crc };
+      await record({ ...receipt, by });
+      return receipt;
+    } catch (error) {
+      const is = error instanceof Failure && error.kind === 'corrupt' ? 'spoilt' : 'left';
+      await record({ number, by, is }).catch(() => undefined); // then a publication waits for it in vain
+      const held = codeOf(error) === 'ENOENT' ? await this.#heldAtLast(upload, number) : undefined;
+      if (held) return held;
+      throw error;
+    }
+  }
+
+  /** Nobody writes to an upload that is being published: what it has is what a part sent twice is, too. */
+  #heldAtLast(upload: Upload, number: number): Promise<Receipt | undefined> {
+    return this.#in(upload, async (folder) => (await readRecord(folder, upload.id)).parts.get(number)).catch(
+      () => undefined,
+    );
   }
 
   async *parts(upload: Upload, call: Call): AsyncGenerator<readonly Receipt[]> {
     throwIfAborted(call.signal);
     const { parts } = await this.#in(upload, async (folder) => {
-      await stat(folder.at(upload.id)); // published: whoever did it may have died before the record went
+      // published: whoever did it may have died before the record went
+      await stat(folder.at(upload.id)).catch((error: unknown) => {
+        if (codeOf(error) !== 'ENOENT') throw error;
+        return stat(folder.at(upload.id + JOINED_SUFFIX));
+      });
       return readRecord(folder, upload.id);
     });
-    yield [...parts.values()].map(({ by: _, ...receipt }) => receipt).toSorted((a, b) => a.number - b.number);
+    yield [...parts.values()].toSorted((a, b) => a.number - b.number);
   }
 
   async finish(
@@ -113,49 +131,58 @@ export class FileMultipart implements Multipart {
   ): Promise<FileEntry> {
     throwIfAborted(call.signal);
     return this.#in(upload, async (folder) => {
-      const record = await readRecord(folder, upload.id);
-      assertParts(receipts, record, whole);
+      assertParts(receipts, await readRecord(folder, upload.id), whole);
+      const joined = await this.#joined(folder, upload, receipts, whole, call);
       const target = { path: upload.path, name: baseName(upload.path) };
-      const handle = await open(folder.at(upload.id), NO_CREATE);
+      const handle = await open(folder.at(joined), NO_CREATE);
       let entry: FileEntry;
       try {
         const { size } = await handle.stat();
         if (size !== whole.size)
           throw new Failure('corrupt', `the parts are ${size} bytes together, not ${whole.size}`);
-        entry = await publishSibling(folder, upload.id, handle, target, call, this.#publishers);
+        entry = await publishSibling(folder, joined, handle, target, call, this.#publishers);
       } finally {
         await handle.close().catch(() => undefined); // closed already where it was published
       }
-      if ([...record.parts.values()].some(({ by }) => by !== this.#self))
-        entry = await this.#settled(folder, target.name, entry, call.token);
       await unlinkAll(folder, [upload.id + RECORD_SUFFIX]);
       return entry;
     });
   }
 
-  /** The version as it is once no other process can still be writing a part that it sent twice. */
-  async #settled(folder: Folder, name: string, entry: FileEntry, token: string): Promise<FileEntry> {
-    await delay(SETTLED_MS);
-    let handle: FileHandle | undefined;
+  /**
+   * The sibling's name once no part is written to it any more; it has that already where a finish was cut off, or another
+   * one is at it. @throws Failure `corrupt`: a part that was there was spoilt meanwhile, and is to be sent again
+   */
+  async #joined(
+    folder: Folder,
+    { id }: Upload,
+    receipts: readonly Receipt[],
+    whole: { readonly size: number; readonly crc32?: number },
+    { signal }: Call,
+  ): Promise<string> {
+    const joined = id + JOINED_SUFFIX;
+    await rename(folder.at(id), folder.at(joined)).catch((error: unknown) => {
+      if (codeOf(error) !== 'ENOENT') throw error;
+    });
+    const record = await recordAtRest(folder, id, signal);
     try {
-      handle = await open(folder.at(name), NO_CREATE);
-      const now = entryOf(entry.path, await handle.stat({ bigint: true }));
-      if (now.etag === entry.etag || inodeOf(now) !== inodeOf(entry)) return entry; // as it was, or replaced meanwhile
-      await handle.sync();
-      this.#publishers.note(now, token);
-      return this.#publishers.named(now);
+      assertParts(receipts, record, whole);
+      return joined;
     } catch (error) {
-      if (codeOf(error) === 'ENOENT') return entry; // removed meanwhile
-      throw error;
-    } finally {
-      await handle?.close();
+      await rename(folder.at(joined), folder.at(id));
+      throw new Failure(
+        'corrupt',
+        'a part was damaged by another worker that sent it, too',
+        {},
+        { cause: error },
+      );
     }
   }
 
   async abandon(upload: Upload, call: Call): Promise<void> {
     call.signal.throwIfAborted();
     try {
-      await this.#in(upload, (folder) => unlinkAll(folder, [upload.id, upload.id + RECORD_SUFFIX]));
+      await this.#in(upload, (folder) => unlinkAll(folder, namesOf(upload.id)));
       await this.#folders.prune(parentOf(upload.path));
     } catch (error) {
       if (codeOf(error) !== 'ENOENT' && codeOf(error) !== 'ENOTDIR') throw error;
@@ -218,8 +245,6 @@ export class FileMultipart implements Multipart {
     return size;
   }
 }
-
-const inodeOf = ({ etag }: FileEntry): string => etag.slice(etag.lastIndexOf('-'));
 
 export async function unlinkAll(folder: Folder, names: readonly string[]): Promise<void> {
   for (const name of names)

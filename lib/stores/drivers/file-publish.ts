@@ -49,7 +49,7 @@ export async function withSibling<T>(
  * Bytes; Linux takes memory for one write in one piece where it can, and a large piece is seldom one that was in use just
  * before: writes of 512 KiB and more were seen to cost up to ten times the CPU of those of 256 KiB.
  */
-const LARGEST_WRITE_BYTES = 256 * 1024;
+export const LARGEST_WRITE_BYTES = 256 * 1024;
 
 /** All of `chunks` from `offset` on; a short write goes on. */
 export async function writeAll(

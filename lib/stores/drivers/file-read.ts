@@ -7,7 +7,7 @@ import { entryOf } from './file-publish.ts';
 
 /** Chunks of a long read, and the size up to which a read is short. */
 const LONG_BYTES = 512 * 1024;
-const SHORT_BYTES = 64 * 1024;
+export const SHORT_BYTES = 64 * 1024;
 /** Buffers of each size that are kept for the next read. */
 const SPARE_MOST = 16;
 const spare = new Map<number, Buffer[]>([
@@ -19,6 +19,22 @@ const take = (bytes: number): Buffer => spare.get(bytes)?.pop() ?? Buffer.allocU
 function giveBack(buffer: Buffer): void {
   const kept = spare.get(buffer.length);
   if (kept && kept.length < SPARE_MOST) kept.push(buffer);
+}
+
+/** All of a short range at once. Closes `handle`. */
+export async function fileContent(
+  handle: FileHandle,
+  entry: FileEntry,
+  range: ByteRange,
+): Promise<Uint8Array> {
+  try {
+    const into = Buffer.allocUnsafeSlow(range.end - range.start);
+    const content = await readFully(handle, entry.path, into, range.start);
+    await assertUnaltered(handle, entry);
+    return content;
+  } finally {
+    await handle.close();
+  }
 }
 
 /** Closes `handle` at the end, however that comes. */

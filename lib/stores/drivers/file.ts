@@ -3,9 +3,10 @@
  * process of ours).
  *
  * Needs read, write and execute rights on the folder and all below it. A file on its way is a hidden sibling
- * `.longshore-<token>-<random>` in its target's directory (a file in parts has a `.parts` beside it); it is synced,
- * renamed over the target, and the directory is synced, so a reader finds the old file or the new one. A crash leaves
- * hidden siblings, which gc removes, and empty directories. Symbolic links are followed inside the root only.
+ * `.longshore-<token>-<random>` in its target's directory (a file in parts has a `.parts` beside it, and is `….joined`
+ * in the end); it is synced, renamed over the target, and the directory is synced, so a reader finds the old file or the
+ * new one. A crash leaves hidden siblings, which gc removes, and empty directories. Symbolic links are followed inside
+ * the root only.
  * Tested on ext4, tmpfs and overlayfs (Linux).
  */
 import { constants } from 'node:fs';
@@ -14,6 +15,7 @@ import { join } from 'node:path';
 import { Failure } from '../../errors.ts';
 import { baseName, parentOf, type StorePath } from '../../path.ts';
 import { makeFolder } from '../../path-folder.ts';
+import { once } from '../bytes.ts';
 import type {
   Body,
   ByteRange,
@@ -41,7 +43,7 @@ import {
   withSibling,
   writeAll,
 } from './file-publish.ts';
-import { fileBytes } from './file-read.ts';
+import { fileBytes, fileContent, SHORT_BYTES } from './file-read.ts';
 
 /** Not blocking: opening a pipe that nobody writes to would wait for ever. */
 const READ_FLAGS = constants.O_RDONLY | constants.O_NONBLOCK;
@@ -94,7 +96,10 @@ export class FileDriver implements Driver {
     }
     const start = Math.min(range?.start ?? 0, entry.size);
     const cut = { start, end: Math.max(start, Math.min(range?.end ?? entry.size, entry.size)) };
-    return { entry, range: cut, bytes: fileBytes(handle, entry, cut, call.signal) };
+    if (cut.end - cut.start > SHORT_BYTES)
+      return { entry, range: cut, bytes: fileBytes(handle, entry, cut, call.signal) };
+    const content = await fileContent(handle, entry, cut);
+    return { entry, range: cut, content, bytes: once(content) };
   }
 
   async write(path: StorePath, body: Body, call: WriteCall): Promise<FileEntry> {

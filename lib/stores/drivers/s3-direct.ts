@@ -110,7 +110,7 @@ export class DirectCalls {
     const pattern = this.#patterns.get(call.command);
     if (!pattern) return undefined;
     const request = await this.#signed(pattern, call);
-    const { response } = await this.#handler.handle(request, { abortSignal: signal });
+    const { response } = await this.#handler.handle(request, { abortSignal: signal, takesPieces: true });
     const { statusCode, headers, body } = response;
     if (statusCode >= 200 && statusCode < 300) return answerOf(headers, body);
     const error = errorOf(statusCode, headers, body as Uint8Array);

@@ -10,6 +10,7 @@ import { Agent, type Dispatcher } from 'undici';
 import { Failure } from '../../errors.ts';
 import type { Body } from '../driver.ts';
 import type { Gate, Pass } from '../gate.ts';
+import { Answer, type Answered, TurnLost } from './s3-answer.ts';
 import type { S3Settings } from './s3-config.ts';
 
 /** ms; connecting, TLS included. */
@@ -18,8 +19,6 @@ const CONNECT_TIMEOUT_MS = 10_000;
 const ANSWER_TIMEOUT_MS = 120_000;
 /** ms; for what a server may work at for long: it copies gigabytes, or puts thousands of parts together. */
 export const LONG_ANSWER_MS = 900_000;
-/** Bytes; answers other than an object's own bytes (a page of 1,000 long keys is about 2 MB). */
-const MAX_ANSWER_BYTES = 32 * 1024 * 1024;
 /** Bytes; from this length on undici waits for the socket to take a chunk before it asks for the next one. */
 const SOCKET_BUFFER_BYTES = 64 * 1024;
 /** Bytes; of a body that is framed because its CRC32 follows it. */
@@ -38,21 +37,17 @@ export interface SdkRequest {
   readonly headers: Readonly<Record<string, string>>;
   readonly body?: unknown;
 }
-interface SdkResponse {
-  readonly statusCode: number;
-  readonly headers: Record<string, string>;
-  readonly body: unknown;
-}
 interface SdkCall {
   readonly abortSignal?: unknown;
   /** ms until the answer's head. */
   readonly requestTimeout?: number;
+  /** An object that is short may come in one piece; the SDK takes only streams. */
+  readonly takesPieces?: true;
 }
 
 export class UndiciHandler {
   readonly metadata = { handlerProtocol: 'http/1.1' };
   readonly #agent: Agent;
-  readonly #dispatcher: Dispatcher;
   readonly #gate: Gate | undefined;
 
   constructor(tls: S3Settings['tls'], gate?: Gate) {
@@ -66,10 +61,9 @@ export class UndiciHandler {
         ...(tls.caFile === undefined ? {} : { ca: readAuthorities(tls.caFile) }),
       },
     });
-    this.#dispatcher = gate ? this.#agent.compose(atTheLast) : this.#agent;
   }
 
-  async handle(request: SdkRequest, call: SdkCall = {}): Promise<{ response: SdkResponse }> {
+  async handle(request: SdkRequest, call: SdkCall = {}): Promise<{ response: Answered }> {
     if (!this.#gate) return { response: await this.#send(request, call) };
     const reads = isReading(request);
     for (;;) {
@@ -86,29 +80,24 @@ export class UndiciHandler {
     }
   }
 
-  async #send(request: SdkRequest, call: SdkCall, pass?: Pass): Promise<SdkResponse> {
+  #send(request: SdkRequest, call: SdkCall, pass?: Pass): Promise<Answered> {
     const port = request.port === undefined ? '' : `:${request.port}`;
-    const options: GatedOptions = {
-      origin: `${request.protocol}//${request.hostname}${port}`,
-      path: request.path + queryOf(request.query),
-      method: request.method as Dispatcher.HttpMethod,
-      headers: request.headers,
-      body: (request.body ?? null) as Uint8Array | null, // or any iterable of them
-      signal: (call.abortSignal ?? null) as AbortSignal | null,
-      reset: false, // else undici would give up the connection after each HEAD
-      headersTimeout: call.requestTimeout ?? ANSWER_TIMEOUT_MS,
-      pass,
-    };
-    const answer = await this.#dispatcher.request(options);
-    const headers: Record<string, string> = {};
-    for (const [name, value] of Object.entries(answer.headers))
-      if (value !== undefined) headers[name] = Array.isArray(value) ? value.join(', ') : value;
-    const isObject = answer.statusCode < 300 && isReading(request);
-    return {
-      statusCode: answer.statusCode,
-      headers,
-      body: isObject ? answer.body : await collect(answer.body),
-    };
+    const signal = call.abortSignal as AbortSignal | undefined;
+    const collects = !isReading(request) ? 'all' : call.takesPieces ? 'short' : 'none';
+    const answer = new Answer({ collects, signal, pass });
+    this.#agent.dispatch(
+      {
+        origin: `${request.protocol}//${request.hostname}${port}`,
+        path: request.path + queryOf(request.query),
+        method: request.method as Dispatcher.HttpMethod,
+        headers: request.headers,
+        body: (request.body ?? null) as Uint8Array | null, // or any iterable of them
+        reset: false, // else undici would give up the connection after each HEAD
+        headersTimeout: call.requestTimeout ?? ANSWER_TIMEOUT_MS,
+      },
+      answer,
+    );
+    return answer.answered;
   }
 
   /** Ends open requests too: whoever closes has waited for its own. */
@@ -130,23 +119,6 @@ function leaveAtEnd(body: Readable, pass: Pass): void {
   body.once('close', () => pass.leave(body.readableEnded ? 'answered' : 'cut'));
 }
 
-type GatedOptions = Dispatcher.RequestOptions & { readonly pass: Pass | undefined };
-
-/** Nothing of the request has left. */
-class TurnLost extends Error {}
-
-/** Asks once more when the request is about to be written: there may have been no connection before. */
-const atTheLast: Dispatcher.DispatcherComposeInterceptor = (dispatch) => (options, handler) => {
-  const { pass } = options as GatedOptions;
-  const start = handler.onRequestStart?.bind(handler);
-  if (pass)
-    handler.onRequestStart = (controller, context) => {
-      if (!pass.mayBegin()) throw new TurnLost();
-      start?.(controller, context);
-    };
-  return dispatch(options, handler);
-};
-
 function readAuthorities(file: string): Buffer {
   try {
     return readFileSync(file);
@@ -157,17 +129,6 @@ function readAuthorities(file: string): Buffer {
       `could not read the certificates that AWS_CA_BUNDLE names (${code}): ${file}`,
     );
   }
-}
-
-async function collect(body: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
-  const chunks: Uint8Array[] = [];
-  let size = 0;
-  for await (const chunk of body) {
-    size += chunk.length;
-    if (size > MAX_ANSWER_BYTES) throw new Failure('unavailable', 'the server sent an answer without an end');
-    chunks.push(chunk);
-  }
-  return chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, size);
 }
 
 /** As S3 wants names in URLs and in what it signs. */
@@ -193,6 +154,21 @@ class Streamed {
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
     for await (const chunk of this.body.open())
       yield chunk.length < SOCKET_BUFFER_BYTES ? Buffer.from(chunk) : chunk;
+  }
+}
+
+/** Bytes whose CRC32 the server is not told: others than were declared do not go out whole. */
+class Compared extends Streamed {
+  override async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
+    const { size, crc32: declared } = this.body;
+    let [sent, crc] = [0, 0];
+    for await (const chunk of super[Symbol.asyncIterator]()) {
+      crc = crc32(chunk, crc);
+      sent += chunk.length;
+      if (sent === size && crc !== declared)
+        throw new Failure('corrupt', 'the CRC32 of the bytes is another one than was declared');
+      yield chunk;
+    }
   }
 }
 
@@ -265,7 +241,8 @@ export function sendable(
 ): { readonly Body: Readable; readonly ContentLength?: number; readonly ChecksumCRC32?: string } {
   const crc = body.size === 0 ? 0 : body.crc32;
   const trailed = how === 'checked' && crc === undefined;
-  const bytes = trailed ? new Trailed(body) : (inOnePiece(body) ?? new Streamed(body));
+  const Passed = how === 'unchecked' && crc !== undefined ? Compared : Streamed;
+  const bytes = trailed ? new Trailed(body) : (inOnePiece(body) ?? new Passed(body));
   return {
     Body: bytes as unknown as Readable, // the SDK passes any iterable through, its types know only streams
     ...(trailed ? {} : { ContentLength: body.size }),

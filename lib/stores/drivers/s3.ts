@@ -20,6 +20,7 @@ import {
 } from '@aws-sdk/client-s3';
 import { FAILURES, Failure } from '../../errors.ts';
 import type { StorePath } from '../../path.ts';
+import { once } from '../bytes.ts';
 import type {
   Body,
   ByteRange,
@@ -153,11 +154,14 @@ export class S3Driver implements Driver {
       throw new Failure('unsupported', 'the server answered another range of bytes than it was asked for');
     }
     const start = range?.start ?? 0;
-    return {
+    const reading = {
       entry: entryOf(path, answered === null ? length : Number(answered[3]), got),
       range: { start, end: start + length },
-      bytes: wholeBody(got.Body as unknown as Bytes, length, call.signal),
     };
+    if (!(got.Body instanceof Uint8Array))
+      return { ...reading, bytes: wholeBody(got.Body as unknown as Bytes, length, call.signal) };
+    if (got.Body.length !== length) throw endedEarly(got.Body.length, length);
+    return { ...reading, content: got.Body, bytes: once(got.Body) };
   }
 
   /** HTTP has no empty range. */
@@ -369,5 +373,8 @@ async function* chunksOf(
     signal.throwIfAborted();
     throw scrub(error);
   }
-  if (size !== length) throw new Failure('unavailable', `the answer ended after ${size} of ${length} bytes`);
+  if (size !== length) throw endedEarly(size, length);
 }
+
+const endedEarly = (size: number, length: number): Failure =>
+  new Failure('unavailable', `the answer ended after ${size} of ${length} bytes`);

@@ -49,7 +49,9 @@ export function chaos(driver: Driver, faults: readonly Fault[]): Driver {
       const what = next('read');
       if (what?.kind === 'fail' || what?.kind === 'lose-reply') throw failure('read', what);
       const reading = await run(signal);
-      return what ? { ...reading, bytes: spoilt(reading, what, signal) } : reading;
+      if (!what) return reading;
+      const { entry, range } = reading;
+      return { entry, range, bytes: spoilt(reading, what, signal) };
     },
     pages: (op, signal, open) => tapped(open(signal), (pull) => suffered(op, next(op), signal, pull)),
   };

@@ -19,7 +19,10 @@ export function heard(body: Body, ear: Ear): Body {
     ...body,
     open: () => {
       const chunks = body.open();
-      return Symbol.iterator in chunks ? inMemory(chunks, ear) : fromSource(chunks, ear);
+      if (!(Symbol.iterator in chunks)) return fromSource(chunks, ear);
+      if (body.size > PIECE_BYTES) return inMemory(chunks, ear);
+      ear.progress();
+      return chunks;
     },
   };
 }

@@ -62,6 +62,10 @@ export function limit(driver: Driver, { connections, gate }: LimitOptions): Driv
       try {
         pass = await gate?.enter(signal, 'reading');
         const reading = await run(signal);
+        if (reading.content) {
+          over();
+          return reading;
+        }
         const { bytes } = reading;
         const { rangedRead } = driver.traits;
         return {

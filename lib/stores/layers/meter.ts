@@ -35,6 +35,10 @@ export function meter(driver: Driver, to: Meter): Driver {
     send: (op, { signal }, body, run) => timed(op, signal, () => run(signal, counted(body))),
     async read(signal, run) {
       const reading = await timed('read', signal, () => run(signal));
+      if (reading.content) {
+        to.bytes('read', reading.content.length);
+        return reading;
+      }
       const bytes = tapped(reading.bytes, async (next) => {
         const step = await next();
         if (!step.done) to.bytes('read', step.value.length);

@@ -46,8 +46,8 @@ export function retry(driver: Driver, opts: RetryOptions = RETRY_DEFAULTS): Driv
   return {
     ...around(driver, hooks),
     async read(path, range, call) {
-      const reading = await again('read', call, () => driver.read(path, range, call));
-      if (!driver.traits.rangedRead) return reading;
+      const reading = await again('read', call, async () => complete(await driver.read(path, range, call)));
+      if (reading.content || !driver.traits.rangedRead) return reading;
       return { ...reading, bytes: resumedBytes(driver, again, reading, call) };
     },
     remove: async (paths, call) => {
@@ -97,6 +97,14 @@ async function retrying<T>(
       return true;
     },
   });
+}
+
+/** @throws Failure `corrupt`: what came in one piece is not as long as the range */
+function complete(reading: Reading): Reading {
+  const { content, range } = reading;
+  const difference = content ? content.length - (range.end - range.start) : 0;
+  if (difference !== 0) throw wrongLength(difference);
+  return reading;
 }
 
 /** The bytes of `first`, going on at the same offset of the same version when they break. */

@@ -35,6 +35,10 @@ export function vital(driver: Driver, health: StoreHealth): Driver {
       const end = health.begin();
       try {
         const reading = await run(signal);
+        if (reading.content) {
+          end('ok');
+          return reading;
+        }
         health.alive();
         let isOver = false;
         let resume = health.rest(); // until it is asked for more

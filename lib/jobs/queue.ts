@@ -1,4 +1,4 @@
-/** The producing side of the queues: puts notes in, and looks what is there. Nothing here takes a job out. */
+/** The producing side of the queues: puts notes in, looks what is there, and takes out what nobody needs. No job is begun here. */
 import { Queue as BullQueue, type JobState, type JobsOptions } from 'bullmq';
 import type { Redis } from 'ioredis';
 import { throwIfAborted } from '../deadline.ts';

@@ -48,7 +48,10 @@ export async function endStaged(
 ): Promise<'succeeded' | 'stale'> {
   const { transfers } = deps.ledger;
   const stagedUntilMs = Date.now() + leaseMs;
-  if (await transfers.end(id, epoch, { state: 'succeeded', result, stagedUntilMs })) return 'succeeded';
+  if (await transfers.end(id, epoch, { state: 'succeeded', result, stagedUntilMs })) {
+    deps.staging.accounted(id);
+    return 'succeeded';
+  }
   // cancelled at the last moment: nobody else would remove the bytes before long
   if (!(await transfers.holdingStaged([id])).has(id)) await freeFile(deps, id);
   return 'stale';
@@ -71,13 +74,14 @@ async function stageInParts(
     verified: [{ check: 'size', by: 'staging' }, ...checks],
   });
   const [upload] = await deps.ledger.uploads.partedOf(row.id);
-  if (!upload) await deps.staging.makeRoom(size);
+  if (!upload) await deps.staging.makeRoom(row.id, size);
   else if (await joinedOf(deps, upload, whole, signal)) return staged([]);
   const published = async () => {
     const [now] = await deps.ledger.uploads.partedOf(row.id);
     return now && joinedOf(deps, now, whole, signal);
   };
   const ready = await partsOf({ deps, row, to, source, published }, attempt);
+  deps.staging.accounted(row.id); // its upload is written down
   if (ready === undefined || ready === 'handed-out') return ready;
   if ('published' in ready) return staged([]);
   const { parts, crc32, checks } = ready;

@@ -60,14 +60,22 @@ interface Held {
   readonly tooLarge: TooLarge;
 }
 
+/** Bytes that count here until the ledger's sum has them: once `untilMs` has passed, at the latest. */
+interface JustStaged {
+  readonly bytes: number;
+  readonly untilMs: number;
+  /** When the ledger had committed what says how many they are. */
+  accountedMs?: number;
+}
+
 export class Staging {
   readonly store: Store;
   readonly limitBytes: number;
   readonly #transfers: Pick<Transfers, 'stagedBytes' | 'stagedGone'>;
   readonly #log: Log;
   readonly #held = new Set<Held>();
-  /** Staged just now, the oldest first: once `untilMs` has passed the ledger's sum has them. */
-  readonly #staged = new Set<{ readonly bytes: number; readonly untilMs: number }>();
+  /** Staged just now, by id, the oldest first. */
+  readonly #staged = new Map<string, JustStaged>();
   #stagedBytes = 0;
   readonly #slowMs: number;
   #unneeded: string[] = [];
@@ -114,7 +122,7 @@ export class Staging {
         await draft.discard();
         throw error;
       }
-      this.#keep(draft.digests.size);
+      this.#keep(id, draft.digests.size);
       return draft.digests;
     } finally {
       this.#held.delete(held);
@@ -123,14 +131,14 @@ export class Staging {
 
   /**
    * Takes room for bytes that are going to come in parts, by whoever is free: from when their upload is written down the
-   * ledger accounts for them.
+   * ledger accounts for them (`accounted`).
    * @throws Failure `busy` (with `retryAfterMs`), or `invalid` where there is never going to be as much
    */
-  async makeRoom(bytes: number): Promise<void> {
+  async makeRoom(id: string, bytes: number): Promise<void> {
     const held = this.#hold('invalid');
     try {
       await this.#grow(held, bytes);
-      this.#keep(bytes);
+      this.#keep(id, bytes);
     } finally {
       this.#held.delete(held);
     }
@@ -143,9 +151,21 @@ export class Staging {
   }
 
   /** Until the ledger accounts for them. */
-  #keep(bytes: number): void {
-    this.#staged.add({ bytes, untilMs: Date.now() + ACCEPTED_AFTER_MS });
+  #keep(id: string, bytes: number): void {
+    this.#drop(id);
+    this.#staged.set(id, { bytes, untilMs: Date.now() + ACCEPTED_AFTER_MS });
     this.#stagedBytes += bytes;
+  }
+
+  #drop(id: string): void {
+    this.#stagedBytes -= this.#staged.get(id)?.bytes ?? 0;
+    this.#staged.delete(id);
+  }
+
+  /** What the ledger has committed by now says how many bytes these are: they need not be counted here as well. */
+  accounted(id: string): void {
+    const staged = this.#staged.get(id);
+    if (staged) staged.accountedMs = Date.now();
   }
 
   /** @throws Failure `not-found`: it was freed */
@@ -166,8 +186,9 @@ export class Staging {
   }
 
   /** Gone already is fine. */
-  free(id: string, signal: AbortSignal): Promise<void> {
-    return this.store.remove([pathOf(id)], signal);
+  async free(id: string, signal: AbortSignal): Promise<void> {
+    await this.store.remove([pathOf(id)], signal);
+    this.#drop(id);
   }
 
   /**
@@ -220,7 +241,10 @@ export class Staging {
   #acceptedBytes(): Promise<number> {
     const now = Date.now();
     if (!this.#sum || now - this.#sum.atMs > SUM_FRESH_MS) {
-      const bytes = this.#transfers.stagedBytes();
+      const bytes = this.#transfers.stagedBytes().then((sum) => {
+        for (const [id, { accountedMs = now }] of this.#staged) if (accountedMs < now) this.#drop(id);
+        return sum;
+      });
       const sum = { bytes, atMs: now };
       this.#sum = sum;
       bytes.catch(() => this.#sum === sum && (this.#sum = undefined));
@@ -230,10 +254,9 @@ export class Staging {
 
   #heldBytes(): number {
     const now = Date.now();
-    for (const staged of this.#staged) {
-      if (staged.untilMs >= now) break;
-      this.#staged.delete(staged);
-      this.#stagedBytes -= staged.bytes;
+    for (const [id, { untilMs }] of this.#staged) {
+      if (untilMs >= now) break;
+      this.#drop(id);
     }
     let bytes = this.#stagedBytes;
     for (const held of this.#held) bytes += held.bytes;

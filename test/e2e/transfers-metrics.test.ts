@@ -50,10 +50,10 @@ requireServer('promtool')('metrics', () => {
     await expect
       .poll(async () => (await scrape('api')).get('longshore_queue_jobs{queue="upload",state="waiting"}'))
       .toBe(2);
+    await expect.poll(async () => (await scrape('api')).get('longshore_staging_bytes')).toBe(10);
     const values = await scrape('api');
     expect(values.get('longshore_queue_oldest_waiting_seconds{queue="upload"}')).toBeGreaterThan(0);
     expect(values.get('longshore_backlog_seconds{queue="upload",store="artifacts"}')).toBeGreaterThan(0);
-    expect(values.get('longshore_staging_bytes')).toBe(10);
     expect(values.get('longshore_redis_up')).toBe(1);
     expect(values.get('longshore_redis_noeviction')).toBe(1);
     expect(values.get('longshore_http_requests_total{group="uploads",method="PUT",status="2xx"}')).toBe(2);

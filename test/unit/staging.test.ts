@@ -97,7 +97,7 @@ test('what never fits is refused for good, before a byte is read', async () => {
   expect(asked).toBe(false);
   const job = { size: 2000, tooLarge: 'invalid', signal: signal() } as const;
   await expect(staging.stage('ta', bytes, job)).rejects.toMatchObject({ kind: 'invalid' });
-  await expect(staging.makeRoom(2000)).rejects.toMatchObject({ kind: 'invalid' });
+  await expect(staging.makeRoom('td', 2000)).rejects.toMatchObject({ kind: 'invalid' });
 });
 
 test('what fits when transfers have ended is refused for now', async () => {
@@ -109,6 +109,32 @@ test('what fits when transfers have ended is refused for now', async () => {
   });
   await staging.stage('tb', body(200), { size: 200, signal: signal() });
   expect(await names(staging)).toEqual(['tb']);
+});
+
+test('what the ledger accounts for counts once', async () => {
+  let asked = 0;
+  const accepted = {
+    get bytes() {
+      return asked++ === 0 ? 0 : 600;
+    },
+  };
+  const staging = open(1000, { accepted });
+  await staging.stage('ta', body(600), { size: 600, signal: signal() });
+  staging.accounted('ta');
+  const asksAgain = async () => {
+    expect(await staging.usedBytes()).toBe(600);
+    return asked;
+  };
+  await expect.poll(asksAgain, { timeout: 4000 }).toBe(2);
+  await staging.stage('tb', body(400), { size: 400, signal: signal() });
+  expect(await staging.usedBytes()).toBe(1000);
+});
+
+test('what was freed without being accepted gives its room back at once', async () => {
+  const staging = open(1000);
+  await staging.stage('ta', body(600), { size: 600, signal: signal() });
+  await staging.free('ta', signal());
+  expect(await staging.usedBytes()).toBe(0);
 });
 
 test('bodies in flight see the room that each other has taken', async () => {

@@ -118,6 +118,7 @@ async function acceptUpload(
       Date.now() + deps.config.failedBytesMs,
     );
     if (accepted.replayed) await free(deps, id);
+    else deps.staging.accounted(id);
     answerAccepted(deps, request, reply, accepted);
   } catch (error) {
     if (!reply.sent) await freeUnlessAccepted(deps, id);

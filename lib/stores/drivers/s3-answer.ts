@@ -50,12 +50,14 @@ export class Answer implements Dispatcher.DispatchHandler {
       this.#reject = reject;
     });
     options.signal?.addEventListener('abort', this.#stop);
+    if (options.signal?.aborted) this.#stop();
   }
 
   readonly #stop = (): void => {
     const reason = reasonOf(this.#options.signal!);
     if (this.#stream) this.#stream.destroy(reason);
-    else this.#controller?.abort(reason);
+    else if (this.#controller) this.#controller.abort(reason);
+    else this.#reject(reason); // no connection yet, and there may be none for long
   };
 
   /** It is about to be written: there may have been no connection before. */

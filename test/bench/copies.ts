@@ -3,7 +3,6 @@
  * by the whole service (API, workers and Redis counted) and by `rclone copy`. Wall time of ours is from the first submit
  * to the last ending as the API tells it. Ours is durable in the folder (each file synced), rclone's is not.
  */
-import { spawnSync } from 'node:child_process';
 import { randomFillSync } from 'node:crypto';
 import { appendFileSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -23,13 +22,12 @@ import {
   rclones,
   type Workload,
 } from './copy-peers.ts';
-import type { Cost } from './processes.ts';
+import { type Cost, writeBack } from './processes.ts';
 import { rcloneCopy, rcloneRemote } from './rclone.ts';
 import { startLongshore } from './services.ts';
 import { alternated, median, mib, ratioTo, seconds } from './statistics.ts';
 
 const BLOCK_BYTES = 8 * 2 ** 20;
-const SYNC_MS = 60_000;
 
 export interface CopiesOptions {
   readonly folder: string;
@@ -146,7 +144,7 @@ async function fastest(bench: Bench, peers: readonly Peer[], job: Omit<Job, 'tar
  */
 async function checked({ options, root }: Bench, peer: Peer, job: Job): Promise<Cost> {
   const { minio } = options;
-  spawnSync('sync', ['-f', options.folder], { timeout: SYNC_MS });
+  writeBack(options.folder);
   const cost = await peer.run(job);
   const { files, bytes } =
     job.direction === 'up' ? await inBucket(minio, `${job.target}/`) : inFolder(join(root, job.target));

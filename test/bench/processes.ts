@@ -1,11 +1,12 @@
 /** CPU seconds and peak memory of a whole service: a process and everything it started, read from /proc (Linux). */
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 
 const TICKS_PER_SECOND = 100; // USER_HZ, fixed at 100 in the kernel's interface to user space
 const SAMPLE_MS = 20;
+const SYNC_MS = 60_000;
 
 interface ProcessFacts {
   readonly pid: number;
@@ -85,6 +86,9 @@ export function largestPeakOf(root: number, part: string): number {
   }
   return largest;
 }
+
+/** What one run left to be written to the disk is no part of the next one's time. */
+export const writeBack = (folder: string): unknown => spawnSync('sync', ['-f', folder], { timeout: SYNC_MS });
 
 /** `work` done by the service whose first process is `root`, from its beginning to its end. */
 export async function costOf(root: number, work: () => Promise<unknown>): Promise<Cost> {

@@ -6,7 +6,7 @@
 import { join } from 'node:path';
 import { ApiClient } from './api.ts';
 import { reportQueueShare } from './bare-queue.ts';
-import { costOf } from './processes.ts';
+import { costOf, writeBack } from './processes.ts';
 import { type Destination, type Service, startLongshore, startMlflow } from './services.ts';
 import { alternated, median, mib, ratioTo } from './statistics.ts';
 import { wrk } from './wrk.ts';
@@ -64,7 +64,10 @@ export async function benchSubmits(destination: Destination, options: SubmitsOpt
           carried(longshore, api, { seconds, method: 'POST', prefix: `copies/${round}`, from: SEED }),
       },
     ];
-    const samples = await alternated(peers, rounds, (peer, round) => peer.run(round));
+    const samples = await alternated(peers, rounds, (peer, round) => {
+      writeBack(folder);
+      return peer.run(round);
+    });
     report(destination, samples, peers);
     const uploads = samples.get(peers[1]!)!;
     const of = (pick: (sample: Sample) => number) => median(uploads.map(pick));

@@ -47,6 +47,7 @@ type Part = 'redis' | 'workers' | 'api';
 class Service {
   readonly #config: Config;
   readonly #keepers: { readonly part: Part; readonly keeper: Keeper }[] = [];
+  #stopping = false;
 
   constructor(config: Config) {
     this.#config = config;
@@ -89,7 +90,9 @@ class Service {
     return url;
   }
 
-  #keep(part: Part, name: string, start: StartInstance): Promise<Instance> {
+  /** @throws Failure `interrupted`: what starts when all else was told to stop would be left running */
+  async #keep(part: Part, name: string, start: StartInstance): Promise<Instance> {
+    if (this.#stopping) throw new Failure('interrupted', `${name} is not started any more`);
     const keeper = new Keeper(name, start, say);
     this.#keepers.push({ part, keeper });
     return keeper.start();
@@ -97,6 +100,7 @@ class Service {
 
   /** The API stops accepting, workers hand back what they run, Redis writes what it has. Resolves with the exit code. */
   async #stop(presses: Presses, tell: Say = say): Promise<number> {
+    this.#stopping = true;
     let atOnce = false;
     const step: Say = (line) => void (atOnce || tell(line));
     const inOrder = this.#stopInOrder(step).then(() => 'stopped' as const);

@@ -5,10 +5,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { scaled } from '../scale.ts';
 import { requireServer } from '../servers/require.ts';
-import { Client } from './client.ts';
 import { staysInRedis } from './hauls.ts';
-import { countIn, etagsIn, filesIn, hasEnded, jobKeysIn, keysIn, rowsIn } from './oracle.ts';
+import { countIn, etagsIn, filesIn, hasEnded, keysIn, rowsIn } from './oracle.ts';
 import { type PutsLine, putsLine } from './puts.ts';
+import { jobsEnded, onStage, type Scene } from './scene.ts';
 import { seedOf } from './seed.ts';
 import { BUCKET, Service } from './service.ts';
 import { Source } from './sources.ts';
@@ -103,16 +103,14 @@ function counted(lines: readonly string[]): Map<string, number> {
   return counts;
 }
 
-interface Scene {
-  readonly service: Service;
-  readonly client: Client;
+interface TreeScene extends Scene {
   readonly line: PutsLine;
   /** Relative paths. */
   readonly names: readonly string[];
   readonly seed: number;
 }
 
-async function toMinio({ service, client, line, names, seed }: Scene, { size }: Tree): Promise<string> {
+async function toMinio({ service, client, line, names, seed }: TreeScene, { size }: Tree): Promise<string> {
   const body = { kind: 'copy', tree: true, from: `file://${service.folder}/attic/src`, to: 'carried/there' };
   const kills = await carry(service, await client.submit(body, 'there'), names.length, () => line.puts.size);
   const wanted = new Map(
@@ -125,7 +123,7 @@ async function toMinio({ service, client, line, names, seed }: Scene, { size }: 
   return `to MinIO: ${kills} kills, ${twice} files sent again`;
 }
 
-async function back({ service, client, line, names, seed }: Scene, { size }: Tree): Promise<string> {
+async function back({ service, client, line, names, seed }: TreeScene, { size }: Tree): Promise<string> {
   const to = `file://${service.folder}/attic/carried/back`;
   const sent = (): string[] =>
     service.points.lines('files').filter((path) => path.startsWith('carried/back'));
@@ -153,26 +151,17 @@ function differing(wanted: ReadonlyMap<string, string>, found: ReadonlyMap<strin
     .slice(0, 10);
 }
 
-async function onStage(tree: Tree, seed: number, act: (scene: Scene) => Promise<void>): Promise<void> {
+async function amid(tree: Tree, seed: number, act: (scene: TreeScene) => Promise<void>): Promise<void> {
   let line: PutsLine | undefined;
   const service = await Service.start('MinIO', WORKERS, {
     settings: { uploadConcurrency: SLOTS },
     line: async (port) => (line = await putsLine(port)),
   });
-  const client = new Client(() => service.url);
   const names = Array.from({ length: tree.files }, (_, n) => `d${n % 37}/f${n}`);
   for (let n = 0; n < 37; n++) mkdirSync(join(service.folder, 'attic', 'src', `d${n}`), { recursive: true });
   for (const name of names)
     writeFileSync(join(service.folder, 'attic', 'src', name), bytesOf(name, tree.size, seed));
-  try {
-    await act({ service, client, line: line!, names, seed });
-  } catch (error) {
-    console.log(JSON.stringify(rowsIn(service.ledger)), service.log.slice(-4000));
-    throw error;
-  } finally {
-    await client.close();
-    await service.close();
-  }
+  await onStage(service, (scene) => act({ ...scene, line: line!, names, seed }));
 }
 
 requireServer('redis', 'minio')('killing workers while a tree is on its way', () => {
@@ -181,13 +170,13 @@ requireServer('redis', 'minio')('killing workers while a tree is on its way', ()
       `of ${tree.what} to MinIO and back loses and damages none, and sends again a page per kill at most`,
       async () => {
         const seed = seedOf(`kills in trees, ${tree.what}`);
-        await onStage(tree, seed, async (scene) => {
+        await amid(tree, seed, async (scene) => {
           const { service } = scene;
           const startedMs = Date.now();
           const peaks = new Peaks(service);
           const there = await toMinio(scene, tree);
           const andBack = await back(scene, tree);
-          while ((await jobKeysIn(service.redis.url)).length > 0) await sleep(50);
+          await jobsEnded(scene, TEST_MS);
           await peaks.stop();
           await service.stopRoles();
           await service.collect();

@@ -1,22 +1,18 @@
 /** Tenants that share one real worker; how its queues hand out jobs in detail is `fairness-order.test.ts`. */
 import { Redis } from 'ioredis';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { afterEach, expect, test } from 'vitest';
 import type { Transfer } from '../../lib/ledger/transfer.ts';
-import { type RedisServer, startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
+import { redisForAll } from '../servers/shared.ts';
 import { Trouble } from './around.ts';
 import { eventually, openQuay, type Quay, type QuayOptions } from './quay.ts';
 
 requireServer('redis')('tenants', () => {
-  let redis: RedisServer;
+  const redis = redisForAll();
   let quay: Quay;
   const open = async (options: Omit<QuayOptions, 'redisUrl'> = {}): Promise<Quay> =>
     (quay = await openQuay({ redisUrl: redis.url, ...options }));
-  beforeAll(async () => {
-    redis = await startRedis();
-  });
   afterEach(() => quay.close());
-  afterAll(() => redis.stop());
 
   /** Each of an object that is not there, which is the least work that a transfer can be. */
   const submit = async (tenant: string, count: number, priority = 100): Promise<string[]> => {

@@ -1,22 +1,18 @@
 import { existsSync, mkdirSync, readdirSync, utimesSync, writeFileSync } from 'node:fs';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { afterEach, expect, test } from 'vitest';
 import type { GcTask } from '../../lib/jobs/jobs.ts';
 import { parsePath } from '../../lib/path.ts';
 import { COLLECT } from '../../lib/transfer/gc.ts';
-import { type RedisServer, startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
+import { redisForAll } from '../servers/shared.ts';
 import { eventually, openQuay, type Quay } from './quay.ts';
 
 const DAY = 24 * 3600_000;
 
 requireServer('redis')('a collection', () => {
-  let redis: RedisServer;
+  const redis = redisForAll();
   let quay: Quay;
-  beforeAll(async () => {
-    redis = await startRedis();
-  });
   afterEach(() => quay.close());
-  afterAll(() => redis.stop());
 
   const collect = (task: GcTask, dryRun = false, nowMs = Date.now()) =>
     COLLECT[task](quay.deps, { signal: AbortSignal.timeout(20_000), dryRun, nowMs, historyMs: 30 * DAY });

@@ -1,19 +1,15 @@
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { afterEach, expect, test } from 'vitest';
 import { pause } from '../../lib/deadline.ts';
 import type { Driver } from '../../lib/stores/driver.ts';
 import { Outbox } from '../../lib/transfer/outbox.ts';
-import { type RedisServer, startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
+import { redisForAll } from '../servers/shared.ts';
 import { eventually, openQuay, type Quay } from './quay.ts';
 
 requireServer('redis')('the reconciler', () => {
-  let redis: RedisServer;
+  const redis = redisForAll();
   let quay: Quay;
-  beforeAll(async () => {
-    redis = await startRedis();
-  });
   afterEach(() => quay.close());
-  afterAll(() => redis.stop());
 
   /** A transfer that has ended, of which a store still has an upload; `other` hears of that when `hear` says so. */
   const openDeaf = async (hear: (signal: AbortSignal) => Promise<void>): Promise<string> => {

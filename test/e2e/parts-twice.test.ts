@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdirSync, readdirSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { afterEach, expect, test } from 'vitest';
 import { Failure } from '../../lib/errors.ts';
 import type { Place, Transfer } from '../../lib/ledger/transfer.ts';
 import { ROOT } from '../../lib/path.ts';
@@ -11,8 +11,8 @@ import { sendPart } from '../../lib/transfer/part.ts';
 import { type PartJobs, releaseParts } from '../../lib/transfer/parts.ts';
 import { BatchFacts } from '../../lib/transfer/tree-facts.ts';
 import { carryFile } from '../../lib/transfer/tree-file.ts';
-import { type RedisServer, startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
+import { redisForAll } from '../servers/shared.ts';
 import { PartsTap } from './around-parts.ts';
 import { openQuay, type Quay } from './quay.ts';
 
@@ -27,14 +27,10 @@ const WAYS = ['upload', 'copy', 'download', 'file of a tree'] as const;
 type Way = (typeof WAYS)[number];
 
 requireServer('redis')('of two workers with one transfer in parts', () => {
-  let redis: RedisServer;
+  const redis = redisForAll();
   let quay: Quay;
   let tap: PartsTap;
-  beforeAll(async () => {
-    redis = await startRedis();
-  });
   afterEach(() => quay.close());
-  afterAll(() => redis.stop());
 
   /** As other programs replace a file: at once. */
   const put = ({ store, path }: Place, bytes: Uint8Array): void => {

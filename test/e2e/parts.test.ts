@@ -1,14 +1,14 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdirSync, readdirSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { afterEach, expect, test } from 'vitest';
 import { Failure } from '../../lib/errors.ts';
 import { pushCancel } from '../../lib/jobs/control.ts';
 import { hearProgress, readProgress } from '../../lib/jobs/progress.ts';
 import { WORKER_GONE } from '../../lib/ledger/transfer.ts';
 import { Outbox } from '../../lib/transfer/outbox.ts';
-import { type RedisServer, startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
+import { redisForAll } from '../servers/shared.ts';
 import { PartsTap } from './around-parts.ts';
 import { eventually, openQuay, type Quay, type QuayOptions } from './quay.ts';
 
@@ -19,7 +19,7 @@ const OTHER_BYTES = randomBytes(BYTES.length);
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
 requireServer('redis')('a transfer in parts', () => {
-  let redis: RedisServer;
+  const redis = redisForAll();
   let quay: Quay;
   let taps: Record<'artifacts' | 'other' | 'staging', PartsTap>;
   const open = async (options: Omit<QuayOptions, 'redisUrl'> = {}): Promise<Quay> => {
@@ -56,11 +56,7 @@ requireServer('redis')('a transfer in parts', () => {
   const copy = () =>
     quay.submit({ kind: 'copy', from: quay.place('s.bin', 'other'), to: quay.place('m/w.bin') });
 
-  beforeAll(async () => {
-    redis = await startRedis();
-  });
   afterEach(() => quay.close());
-  afterAll(() => redis.stop());
 
   test('lands whole and verified, from staging, from another store and in staging', async () => {
     await open();

@@ -1,11 +1,11 @@
 import { existsSync, readFileSync } from 'node:fs';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { afterEach, expect, test } from 'vitest';
 import { newTransferId } from '../../lib/ledger/ids.ts';
 import type { Bytes } from '../../lib/stores/driver.ts';
 import { Outbox } from '../../lib/transfer/outbox.ts';
 import { deleteNow, putNow } from '../../lib/transfer/put.ts';
-import { type RedisServer, startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
+import { redisForAll } from '../servers/shared.ts';
 import { openQuay, type Quay } from './quay.ts';
 
 async function* body(...texts: string[]): Bytes {
@@ -14,13 +14,9 @@ async function* body(...texts: string[]): Bytes {
 const asked = () => ({ owner: 'test', signal: AbortSignal.timeout(20_000) });
 
 requireServer('redis')('a synchronous request', () => {
-  let redis: RedisServer;
+  const redis = redisForAll();
   let quay: Quay;
-  beforeAll(async () => {
-    redis = await startRedis();
-  });
   afterEach(() => quay.close());
-  afterAll(() => redis.stop());
 
   test('publishes, answers what was verified, and has the digest in the ledger by then, without a row', async () => {
     quay = await openQuay({ redisUrl: redis.url });

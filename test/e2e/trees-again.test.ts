@@ -4,23 +4,19 @@ import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'nod
 import { dirname } from 'node:path';
 import { Worker } from 'bullmq';
 import { Redis } from 'ioredis';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { afterEach, expect, test } from 'vitest';
 import { pause } from '../../lib/deadline.ts';
 import type { Driver } from '../../lib/stores/driver.ts';
 import { createProcessor } from '../../workers/run.ts';
 import { Watch } from '../../workers/watch.ts';
-import { type RedisServer, startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
+import { redisForAll } from '../servers/shared.ts';
 import { eventually, openQuay, type Quay } from './quay.ts';
 
 requireServer('redis')('a tree', () => {
-  let redis: RedisServer;
+  const redis = redisForAll();
   let quay: Quay;
-  beforeAll(async () => {
-    redis = await startRedis();
-  });
   afterEach(() => quay.close());
-  afterAll(() => redis.stop());
 
   const put = (path: string, content: string): void => {
     const file = quay.fileOf(path, 'other');

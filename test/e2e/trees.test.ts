@@ -2,14 +2,14 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { afterEach, expect, test } from 'vitest';
 import { pause } from '../../lib/deadline.ts';
 import type { TransferKind } from '../../lib/ledger/transfer.ts';
 import type { Driver } from '../../lib/stores/driver.ts';
 import { COLLECT } from '../../lib/transfer/gc.ts';
 import { listFiles } from '../../lib/transfer/tree-list.ts';
-import { type RedisServer, startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
+import { redisForAll } from '../servers/shared.ts';
 import { eventually, openQuay, type Quay } from './quay.ts';
 
 const DAY_MS = 86_400_000;
@@ -36,13 +36,9 @@ const calling = (driver: Driver, called: (method: string, path: string) => void)
   });
 
 requireServer('redis')('a tree', () => {
-  let redis: RedisServer;
+  const redis = redisForAll();
   let quay: Quay;
-  beforeAll(async () => {
-    redis = await startRedis();
-  });
   afterEach(() => quay.close());
-  afterAll(() => redis.stop());
 
   const put = (path: string, content: string | Uint8Array, store = 'other'): void => {
     const file = quay.fileOf(path, store);

@@ -1,14 +1,14 @@
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import { type RedisServer, startRedis } from '../servers/redis.ts';
+import { afterEach, expect, test } from 'vitest';
 import { requireServer } from '../servers/require.ts';
+import { redisForAll } from '../servers/shared.ts';
 import { openQuay, type Quay, type QuayOptions } from './quay.ts';
 
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
 
 requireServer('redis')('a transfer with a digest', () => {
-  let redis: RedisServer;
+  const redis = redisForAll();
   let quay: Quay;
   const open = async (options: Omit<QuayOptions, 'redisUrl'> = {}): Promise<void> => {
     quay = await openQuay({ redisUrl: redis.url, ...options });
@@ -21,11 +21,7 @@ requireServer('redis')('a transfer with a digest', () => {
     const { etag, size } = await quay.deps.stores.get('other')!.head(from.path, AbortSignal.timeout(5000));
     await quay.ledger.objects.record(from, { etag, size, sha256: digest });
   };
-  beforeAll(async () => {
-    redis = await startRedis();
-  });
   afterEach(() => quay.close());
-  afterAll(() => redis.stop());
 
   test('that the caller declared and the object does not have fails at once and publishes nothing', async () => {
     await open();

@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { readdirSync, statSync } from 'node:fs';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import { type RedisServer, startRedis } from '../servers/redis.ts';
+import { afterEach, expect, test } from 'vitest';
 import { requireServer } from '../servers/require.ts';
+import { redisForAll } from '../servers/shared.ts';
 import { eventually, openQuay, type Quay } from './quay.ts';
 import { startWorker as startWorkerProcess } from './worker-process.ts';
 
@@ -15,13 +15,9 @@ const startWorker = ({ deps: { config } }: Quay) => {
 const IN_ONE = { partThresholdBytes: 2 ** 40 };
 
 requireServer('redis')('a worker process', () => {
-  let redis: RedisServer;
+  const redis = redisForAll();
   let quay: Quay;
-  beforeAll(async () => {
-    redis = await startRedis();
-  });
   afterEach(() => quay.close());
-  afterAll(() => redis.stop());
 
   test('that is killed in the middle leaves a transfer that another finishes', async () => {
     quay = await openQuay({ redisUrl: redis.url, config: IN_ONE });

@@ -1,17 +1,18 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { afterEach, expect, test } from 'vitest';
 import { pushCancel } from '../../lib/jobs/control.ts';
-import { type RedisServer, startRedis } from '../servers/redis.ts';
+import { startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
+import { redisForAll } from '../servers/shared.ts';
 import { Gate, Trouble } from './around.ts';
 import { eventually, openQuay, type Quay, type QuayOptions, TIMINGS } from './quay.ts';
 
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
 requireServer('redis')('a transfer', () => {
-  let redis: RedisServer;
+  const redis = redisForAll();
   let quay: Quay;
   const open = async (options: Omit<QuayOptions, 'redisUrl'> = {}): Promise<Quay> =>
     (quay = await openQuay({ redisUrl: redis.url, ...options }));
@@ -19,11 +20,7 @@ requireServer('redis')('a transfer', () => {
     mkdirSync(dirname(quay.fileOf(path, store)), { recursive: true });
     writeFileSync(quay.fileOf(path, store), bytes);
   };
-  beforeAll(async () => {
-    redis = await startRedis();
-  });
   afterEach(() => quay.close());
-  afterAll(() => redis.stop());
 
   test('of staged bytes lands whole, verified, and frees staging', async () => {
     await open();

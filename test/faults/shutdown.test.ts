@@ -1,24 +1,20 @@
 import { randomBytes } from 'node:crypto';
 import { readdirSync } from 'node:fs';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { afterEach, expect, test } from 'vitest';
 import { pause } from '../../lib/deadline.ts';
 import type { Driver } from '../../lib/stores/driver.ts';
 import { around } from '../../lib/stores/layers/around.ts';
 import { eventually, openQuay, type Quay } from '../e2e/quay.ts';
 import { scaled } from '../scale.ts';
-import { type RedisServer, startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
+import { redisForAll } from '../servers/shared.ts';
 
 const MIB = 1024 * 1024;
 
 requireServer('redis')('a rolling restart', () => {
-  let redis: RedisServer;
+  const redis = redisForAll();
   let quay: Quay;
-  beforeAll(async () => {
-    redis = await startRedis();
-  });
   afterEach(() => quay.close());
-  afterAll(() => redis.stop());
 
   test('during one long upload, again and again, costs it no attempt', { timeout: 300_000 }, async () => {
     const rounds = scaled(100);

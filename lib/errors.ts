@@ -3,6 +3,8 @@
  * `docs/failures.md` is generated from this table and a test fails when they drift.
  */
 
+import { printable } from './path-bytes.ts';
+
 /** `never`: end the transfer. `backoff`: spend an attempt, try again after a jittered delay. `later`: put the job back
  * without spending an attempt, after `retryAfterMs` where the store said so. `now`: hand the job back at once. */
 export type RetryRule = 'never' | 'backoff' | 'later' | 'now';
@@ -60,7 +62,7 @@ export class Failure extends Error {
   readonly facts: FailureFacts;
 
   constructor(kind: FailureKind, message: string, facts: FailureFacts = {}, options?: ErrorOptions) {
-    super(message, options);
+    super(printable(message), options); // it may repeat a name, which may hold anything
     this.name = 'Failure';
     this.kind = kind;
     this.facts = facts;

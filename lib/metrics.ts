@@ -25,6 +25,7 @@ export const LABELS = {
     'list',
     'remove',
     'prune',
+    'make-directory',
     'begin',
     'part',
     'parts',

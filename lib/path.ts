@@ -1,9 +1,11 @@
 import { Failure } from './errors.ts';
+import { percentDecoded, percentEncoded } from './path-bytes.ts';
 
 declare const checked: unique symbol;
 /**
- * A path inside a store: segments joined by `/`, no leading or trailing slash, `''` for the root. Parsed once by
- * `parsePath`, safe ever after: no `.`/`..`/empty segment, no control character, no backslash, valid Unicode.
+ * A name inside a store, below its root: segments joined by `/`, `''` for the root. It may be any name that some store
+ * can hold: empty segments, control characters, bytes that are no UTF-8 (`path-bytes.ts` says how). Whether a certain
+ * store can hold it is the word of `Driver.refuses`, which `Store` asks before every call.
  */
 export type StorePath = string & { readonly [checked]: true };
 export const ROOT = '' as StorePath;
@@ -21,7 +23,8 @@ const refuse = (why: string): never => {
 };
 
 /**
- * A path as it was given, already percent-decoded once, as a `StorePath`. Runs of slashes collapse and one trailing
+ * A path by MLflow's rules, as its routes and an operator's settings have it: as it was given, already percent-decoded
+ * once. Runs of slashes collapse and one trailing
  * slash falls away, as on MLflow's server. Whatever would be an escape after more decoding is refused as well.
  * @throws Failure `invalid`
  */
@@ -58,10 +61,39 @@ function rules(text: string): void {
   }
 }
 
+/** A path as it is written: any text, taken as it is. @throws Failure `invalid`: not Unicode */
+export function plainPath(given: string): StorePath {
+  if (!given.isWellFormed())
+    refuse('not valid Unicode; a name of other bytes is given percent-encoded, with "encoding": "percent"');
+  return given as StorePath;
+}
+
+/** A path whose bytes are percent-encoded. @throws Failure `invalid` */
+export function encodedPath(given: string): StorePath {
+  if (!given.isWellFormed()) refuse('not valid Unicode');
+  return (percentDecoded(given) ?? refuse('a percent sign that starts no escape; write it as %25')) as StorePath;
+}
+
+/** A path as JSON has it: text as it is, and percent-encoded bytes where it is no text. */
+export interface WrittenPath {
+  readonly path: string;
+  readonly encoding?: 'percent';
+}
+export const writtenPath = (path: string): WrittenPath =>
+  path.isWellFormed() ? { path } : { path: percentEncoded(path), encoding: 'percent' };
+
 /** `dir/name`, where either may be the root. Both are already checked. */
 export function joinPath(dir: StorePath, below: StorePath): StorePath {
   return (dir === '' ? below : below === '' ? dir : `${dir}/${below}`) as StorePath;
 }
+
+/** What comes after `dir` in a path at or below it: `''`, or a slash and the rest. */
+export const belowOf = (dir: StorePath, path: StorePath): string =>
+  dir === '' ? (path === '' ? '' : `/${path}`) : path.slice(dir.length);
+
+/** The path that `belowOf` was taken of. */
+export const pathBelow = (dir: StorePath, below: string): StorePath =>
+  (dir === '' ? below.slice(1) : dir + below) as StorePath;
 
 /** Last segment; `''` for the root. */
 export const baseName = (path: StorePath): string => path.slice(path.lastIndexOf('/') + 1);

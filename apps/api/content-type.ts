@@ -1,12 +1,12 @@
 /** What a download says of its name. */
+import { percentEncoded } from '../../lib/path-bytes.ts';
 
 /** `attachment; filename=a.txt`, quoted where it must be; a name beyond ASCII travels as `filename*` too. */
 export function dispositionOf(name: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: ASCII is what this looks for
-  if (/^[\x00-\x7f]*$/.test(name)) return `attachment; filename=${quoted(name)}`;
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: see above
-  const ascii = name.normalize('NFKD').replace(/[^\x00-\x7f]/g, '');
-  const extended = encodeURIComponent(name).replace(/['()*]/g, (c) => `%${c.charCodeAt(0).toString(16)}`);
+  // no header can carry a control character
+  if (/^[\x20-\x7e]*$/.test(name)) return `attachment; filename=${quoted(name)}`;
+  const ascii = name.normalize('NFKD').replace(/[^\x20-\x7e]/g, '');
+  const extended = percentEncoded(name);
   return `attachment; filename=${quoted(ascii === '' ? 'download' : ascii)}; filename*=UTF-8''${extended}`;
 }
 

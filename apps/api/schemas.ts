@@ -6,7 +6,7 @@ import { z } from 'zod';
 import type { ExpectedDigests } from '../../lib/digests.ts';
 import { FAILURE_KINDS } from '../../lib/errors.ts';
 import { GC_TASKS } from '../../lib/jobs/jobs.ts';
-import { ON_EXISTS, TRANSFER_KINDS, TRANSFER_STATES } from '../../lib/ledger/transfer.ts';
+import { LINKS, ON_EXISTS, ON_UNSUPPORTED, TRANSFER_KINDS, TRANSFER_STATES } from '../../lib/ledger/transfer.ts';
 import { FILE_OUTCOMES, FILE_STATES } from '../../lib/transfer/tree-pages.ts';
 
 const HEX_LENGTHS = { 'sha-256': 64, 'sha-512': 128, md5: 32, crc32: 8 } as const;
@@ -14,16 +14,47 @@ type Algorithm = keyof typeof HEX_LENGTHS;
 const ALGORITHMS = Object.keys(HEX_LENGTHS) as [Algorithm, ...Algorithm[]];
 const DIGEST_NAMES = { 'sha-256': 'sha256', 'sha-512': 'sha512', md5: 'md5', crc32: 'crc32' } as const;
 
+/** A path of 4 KiB in which every byte is percent-encoded, and a store's address. */
+const MAX_PLACE = 16 * 1024;
 const MAX_LABELS = 16;
 const MAX_DEADLINE_SECONDS = 31 * 24 * 3600;
 const DEADLINE = `give seconds from now (1 to ${MAX_DEADLINE_SECONDS}) or a time such as 2030-01-31T12:00:00Z`;
 
+const ONE_PLACE = 'give an artifact path, a URI, or { "store": …, "path": … }';
 const place = z
-  .string()
-  .min(1)
-  .max(4096)
+  .union(
+    [
+      z.string().min(1).max(MAX_PLACE),
+      z.strictObject({
+        store: z.string().optional().describe('Name of a configured store; default `artifacts`.'),
+        path: z.string().max(MAX_PLACE),
+        encoding: z
+          .literal('percent')
+          .optional()
+          .describe('`path` is percent-encoded bytes, for a name that is no Unicode; else it is taken as it is.'),
+      }),
+    ],
+    { error: ONE_PLACE },
+  )
   .describe(
-    'An artifact path (`models/w.bin`), or a URI below the root of a configured store (`s3://bucket/prefix/w.bin`).',
+    'An artifact path, taken as it is (`reports/50%#1.txt`); a percent-encoded URI below the root of a configured store ' +
+      '(`s3://bucket/prefix/report%231.txt`, `file:///lake/caf%E9.txt`); or a store and a path in it, as transfers are answered.',
+  );
+
+const links = z
+  .enum(LINKS)
+  .optional()
+  .describe(
+    'Of a tree: symbolic links are taken for what they lead to within the store (`follow`, the default), skipped and ' +
+      'counted so (`skip`), or left out (`refuse`). A link that leads nowhere, outside or in a circle is left out.',
+  );
+const onUnsupported = z
+  .enum(ON_UNSUPPORTED)
+  .optional()
+  .describe(
+    'Of a tree: what it comes to where something in it could be no file at its target (a pipe, a name that no path ' +
+      'can give …). `fail` (the default): all else is carried, and it ends as failed. `skip`: it may succeed all the ' +
+      'same. Either way `files?state=left-out` names them.',
   );
 
 const checksumPair = z.strictObject({
@@ -98,15 +129,30 @@ const tree = z
       'each file appears whole, and `files` says what became of them.',
   );
 const common = { tree, priority, labels: labels.default({}), deadline: deadline.optional() };
+const listed = { links, onUnsupported };
 const written = { checksum: checksum.optional(), onExists };
 
 export const submission = z
   .discriminatedUnion('kind', [
-    z.strictObject({ kind: z.literal('upload'), from: place, to: place, ...written, ...common }),
-    z.strictObject({ kind: z.literal('copy'), from: place, to: place, ...written, ...common }),
-    z.strictObject({ kind: z.literal('download'), from: place, checksum: checksum.optional(), ...common }),
-    z.strictObject({ kind: z.literal('delete'), to: place, ...common }),
+    z.strictObject({ kind: z.literal('upload'), from: place, to: place, ...written, ...listed, ...common }),
+    z.strictObject({ kind: z.literal('copy'), from: place, to: place, ...written, ...listed, ...common }),
+    z.strictObject({
+      kind: z.literal('download'),
+      from: place,
+      checksum: checksum.optional(),
+      ...listed,
+      ...common,
+    }),
+    z.strictObject({ kind: z.literal('delete'), to: place, onUnsupported, ...common }),
   ])
+  .refine((asked) => asked.tree || asked.onUnsupported === undefined, {
+    path: ['onUnsupported'],
+    error: 'it is said of a tree, which this is not',
+  })
+  .refine((asked) => asked.tree || !('links' in asked) || asked.links === undefined, {
+    path: ['links'],
+    error: 'it is said of a tree, which this is not',
+  })
   .refine((asked) => !asked.tree || !('checksum' in asked) || asked.checksum === undefined, {
     path: ['checksum'],
     error: 'a tree is many objects: it has no checksum of its own',
@@ -188,10 +234,14 @@ export const gcRequest = z
 const failure = z
   .object({ kind: z.enum(FAILURE_KINDS as [string, ...string[]]), message: z.string() })
   .meta({ id: 'Failure' });
-const placeView = z.object({ store: z.string(), path: z.string() }).meta({ id: 'Place' });
+const pathView = {
+  path: z.string(),
+  encoding: z.literal('percent').optional().describe('The name is no Unicode: `path` is percent-encoded bytes.'),
+};
+const placeView = z.object({ store: z.string(), ...pathView }).meta({ id: 'Place' });
 
 const fileCount = z.object({ files: z.number().int(), bytes: z.number().int() });
-const treeCounts = { done: fileCount, skipped: fileCount, failed: fileCount };
+const treeCounts = { done: fileCount, skipped: fileCount, failed: fileCount, leftOut: fileCount };
 const filesView = z
   .object({
     planned: fileCount
@@ -237,6 +287,8 @@ export const transferView = z
     tree: z.boolean(),
     priority: z.number().int(),
     onExists: z.enum(ON_EXISTS),
+    links: z.enum(LINKS).optional().describe('Of a tree.'),
+    onUnsupported: z.enum(ON_UNSUPPORTED).optional().describe('Of a tree.'),
     labels: z.record(z.string(), z.string()),
     owner: z.string(),
     createdAt: z.iso.datetime(),
@@ -286,7 +338,9 @@ export const fileList = z
   .object({
     files: z.array(
       z.object({
-        path: z.string().describe("Below the tree's root; empty for the object at the root's own path."),
+        ...pathView,
+        path: pathView.path.describe("Below the tree's root; empty for the object at the root's own path."),
+        directory: z.literal(true).optional().describe('A directory that is there on its own.'),
         size: z.number().int(),
         state: z.enum([...FILE_STATES, 'pending']),
         outcome: z.enum(FILE_OUTCOMES).optional(),

@@ -6,6 +6,7 @@
 import type { IncomingMessage } from 'node:http';
 import { Failure } from '../../lib/errors.ts';
 import { parsePath, type StorePath } from '../../lib/path.ts';
+import { percentDecoded } from '../../lib/path-bytes.ts';
 
 /** Route heads below which everything is one raw path. Routes are declared as `<head>*`. */
 export const ARTIFACTS = '/api/2.0/mlflow-artifacts/artifacts/';
@@ -59,10 +60,17 @@ export interface ArtifactTarget {
 
 /** @throws Failure `invalid` for what is no legal path, `not-found` where the route was reached by another spelling */
 export function artifactTarget(req: IncomingMessage): ArtifactTarget {
+  const given = decodeOnce(rawOf(req));
+  return { path: parsePath(given), slash: given === '' || given.endsWith('/') };
+}
+
+/** As `artifactTarget`, of a route of ours: any name that its store can hold, its bytes as they were percent-encoded. */
+export const uploadTarget = (req: IncomingMessage): StorePath => decodeBytes(rawOf(req)) as StorePath;
+
+function rawOf(req: IncomingMessage): string {
   const raw = rawPaths.get(req);
   if (raw === undefined) throw new Failure('not-found', 'No such endpoint');
-  const given = decodeOnce(raw);
-  return { path: parsePath(given), slash: given === '' || given.endsWith('/') };
+  return raw;
 }
 
 /** The first `name` of the query, decoded once; `undefined` where there is none. @throws Failure `invalid` */
@@ -78,10 +86,10 @@ export function queryParameter(url: string, name: string): string | undefined {
 }
 
 /** A percent sign that starts no escape stands for itself: MLflow's client sends `100%` so. */
+const decodeBytes = (raw: string): string => percentDecoded(raw.replace(/%(?![0-9a-f]{2})/gi, '%25')) ?? raw;
+
 function decodeOnce(raw: string): string {
-  try {
-    return decodeURIComponent(raw.replace(/%(?![0-9a-f]{2})/gi, '%25'));
-  } catch {
-    throw new Failure('invalid', 'Invalid path: not valid UTF-8 once percent-decoded');
-  }
+  const text = decodeBytes(raw);
+  if (text.isWellFormed()) return text;
+  throw new Failure('invalid', 'Invalid path: not valid UTF-8 once percent-decoded');
 }

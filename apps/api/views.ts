@@ -4,9 +4,11 @@ import {
   type Attempt,
   type FileCount,
   hasEnded,
+  type Place,
   type Transfer,
   type TreeCounts,
 } from '../../lib/ledger/transfer.ts';
+import { writtenPath } from '../../lib/path.ts';
 import type { TransferView } from './schemas.ts';
 
 export const TRANSFERS = '/api/v1/transfers';
@@ -21,6 +23,8 @@ export interface FilesSoFar extends TreeCounts {
   readonly planned?: FileCount;
 }
 
+const placeView = ({ store, path }: Place) => ({ store, ...writtenPath(path) });
+
 const iso = (ms: number): string => new Date(ms).toISOString();
 
 export function viewOf(
@@ -33,14 +37,16 @@ export function viewOf(
   } = {},
 ): TransferView {
   const { id, kind, state, from, to, tree, priority, onExists, labels, owner, failure, result } = transfer;
+  const { links, onUnsupported } = transfer;
   const files = more.files ?? result?.files;
   const view: TransferView = {
     id,
     kind,
     state,
-    ...(from && { from: { store: from.store, path: from.path } }),
-    ...(to && { to: { store: to.store, path: to.path } }),
+    ...(from && { from: placeView(from) }),
+    ...(to && { to: placeView(to) }),
     tree,
+    ...(tree && { links, onUnsupported }),
     ...(files && { files }),
     priority,
     onExists,
@@ -79,8 +85,9 @@ function bytesOf(transfer: Transfer, progress: Progress | undefined) {
 }
 
 /** Counted by pages: the ledger knows those that have ended. */
-function treeBytesOf({ state, startedMs }: Transfer, { planned, done, skipped, failed }: FilesSoFar) {
-  const bytesDone = done.bytes + skipped.bytes + failed.bytes;
+function treeBytesOf({ state, startedMs }: Transfer, { planned, ...files }: FilesSoFar) {
+  const { done, skipped, failed, leftOut } = files;
+  const bytesDone = done.bytes + skipped.bytes + failed.bytes + leftOut.bytes;
   const facts = { bytesDone, ...(planned && { bytesTotal: planned.bytes }) };
   if (state !== 'running' || startedMs === undefined) return facts;
   const bytesPerSecond = Math.round((bytesDone * 1000) / Math.max(1, Date.now() - startedMs));

@@ -7,6 +7,7 @@ import type { Failure, FailureKind } from '../errors.ts';
 import type { StorePath } from '../path.ts';
 import type {
   Attempt,
+  FileCount,
   NewTransfer,
   Place,
   Transfer,
@@ -320,7 +321,12 @@ export interface Trees {
     id: string,
     epoch: number,
     page: number,
-    counts: TreeCounts & Pick<TreePage, 'failure'> & { readonly busyMs: number },
+    counts: TreeCounts &
+      Pick<TreePage, 'failure'> & {
+        readonly busyMs: number;
+        /** Where the page turned out to be of other files than it was planned with. */
+        readonly planned?: FileCount | undefined;
+      },
   ): Promise<boolean>;
   totals(id: string): Promise<TreeCounts>;
   /**

@@ -22,7 +22,7 @@ const RESULT = z.object({
   size: z.number().optional(),
   etag: z.string().optional(),
   sha256: z.string().optional(),
-  files: z.object({ done: COUNT, skipped: COUNT, failed: COUNT }).optional(),
+  files: z.object({ done: COUNT, skipped: COUNT, failed: COUNT, leftOut: COUNT }).optional(),
   verified: z.array(z.object({ check: z.string(), by: z.string() })),
 }) satisfies z.ZodType<TransferResult>;
 
@@ -36,6 +36,8 @@ export function transferOf(row: TransferRow): Transfer {
     expected: row.expected === null ? undefined : EXPECTED.parse(JSON.parse(row.expected)),
     onExists: row.on_exists,
     tree: row.to_tree === 1,
+    links: row.links,
+    onUnsupported: row.on_unsupported,
     priority: row.priority,
     labels: row.labels === '{}' ? {} : LABELS.parse(JSON.parse(row.labels)),
     deadlineMs: row.deadline_ms ?? undefined,
@@ -77,6 +79,8 @@ export function acceptedRow(
     to_path: to?.path ?? null,
     to_tree: transfer.tree ? 1 : 0,
     on_exists: transfer.onExists,
+    links: transfer.links ?? 'follow',
+    on_unsupported: transfer.onUnsupported ?? 'fail',
     priority: transfer.priority,
     owner: transfer.owner,
     size: digests?.size ?? null,

@@ -2,7 +2,14 @@
 import type { Generated } from 'kysely';
 import type { FailureKind } from '../errors.ts';
 import type { StorePath } from '../path.ts';
-import type { OnExists, TransferKind, TransferResult, TransferState } from './transfer.ts';
+import type {
+  Links,
+  OnExists,
+  OnUnsupported,
+  TransferKind,
+  TransferResult,
+  TransferState,
+} from './transfer.ts';
 
 export interface TransferTable {
   /** That of the event of its (last) acceptance: one sequence numbers both. */
@@ -21,6 +28,8 @@ export interface TransferTable {
   /** It is about everything at and below its paths. */
   to_tree: number;
   on_exists: OnExists;
+  links: Links;
+  on_unsupported: OnUnsupported;
   priority: number;
   owner: string;
   /** Of staged bytes, or of those that were carried. */
@@ -122,6 +131,8 @@ export interface TreePageTable {
   skipped_bytes: number;
   failed_files: number;
   failed_bytes: number;
+  left_out_files: number;
+  left_out_bytes: number;
   failure_kind: FailureKind | null;
   failure_message: string | null;
 }

@@ -25,6 +25,7 @@ import { Coalesced } from '../coalesced.ts';
 import { Failure } from '../errors.ts';
 import type { ColumnTypes, Engine, EngineTrouble } from './engine.ts';
 import type { LedgerTables } from './schema.ts';
+import { restored, storable } from './text.ts';
 
 /** SQLite would sleep on the event loop until a lock is free: it answers at once, and writer and reader try again. */
 const BUSY_MS = 0;
@@ -254,17 +255,30 @@ class Statement implements SqliteStatement {
   }
 
   all(parameters: readonly unknown[]): unknown[] {
-    return this.#statement.all(...bindable(parameters));
+    const rows = this.#statement.all(...bindable(parameters));
+    for (const row of rows) restore(row);
+    return rows;
   }
 
   run(parameters: readonly unknown[]): { changes: number | bigint; lastInsertRowid: number | bigint } {
     return this.#statement.run(...bindable(parameters));
   }
 
-  iterate(parameters: readonly unknown[]): IterableIterator<unknown> {
-    return this.#statement.iterate(...bindable(parameters));
+  *iterate(parameters: readonly unknown[]): IterableIterator<unknown> {
+    for (const row of this.#statement.iterate(...bindable(parameters))) {
+      restore(row);
+      yield row;
+    }
   }
 }
 
 /** The tables' types allow nothing that SQLite cannot bind; it throws on anything else. */
-const bindable = (parameters: readonly unknown[]): SQLInputValue[] => parameters as SQLInputValue[];
+const bindable = (parameters: readonly unknown[]): SQLInputValue[] =>
+  parameters.map((value) => (typeof value === 'string' ? storable(value) : (value as SQLInputValue)));
+
+function restore(row: Record<string, unknown>): void {
+  for (const column in row) {
+    const value = row[column];
+    if (typeof value === 'string') row[column] = restored(value);
+  }
+}

@@ -32,6 +32,13 @@ export const hasEnded = (state: TransferState): boolean =>
 export const ON_EXISTS = ['replace', 'skip', 'skip-if-same', 'fail'] as const;
 export type OnExists = (typeof ON_EXISTS)[number];
 
+/** How a tree takes symbolic links: each is left out (`refuse`), skipped, or taken for what it leads to. */
+export const LINKS = ['follow', 'skip', 'refuse'] as const;
+export type Links = (typeof LINKS)[number];
+/** What a tree comes to that had to leave something out: `fail`, or all the same `skip` it. */
+export const ON_UNSUPPORTED = ['fail', 'skip'] as const;
+export type OnUnsupported = (typeof ON_UNSUPPORTED)[number];
+
 /** An object in a configured store, by the store's name. The artifact root is the store `artifacts`. */
 export interface Place {
   readonly store: string;
@@ -52,6 +59,10 @@ export interface NewTransfer {
   readonly onExists: OnExists;
   /** Everything at and below `from`, or below `to` for a delete; paths stay the same relative to it. */
   readonly tree: boolean;
+  /** For trees; default `follow`. */
+  readonly links?: Links | undefined;
+  /** For trees; default `fail`. */
+  readonly onUnsupported?: OnUnsupported | undefined;
   /** 1 (first) to 1000; 100 where the caller has no wish. */
   readonly priority: number;
   readonly labels: Readonly<Record<string, string>>;
@@ -86,12 +97,20 @@ export interface FileCount {
   readonly files: number;
   readonly bytes: number;
 }
-/** What became of files: each is in one of them. */
+/** What became of all that was there (empty directories count as files of no bytes): each is in one of them. */
 export interface TreeCounts {
   readonly done: FileCount;
   readonly skipped: FileCount;
   readonly failed: FileCount;
+  /** It is nothing that can be carried, or nothing that the target can hold. */
+  readonly leftOut: FileCount;
 }
+export const noCounts = (): { [K in keyof TreeCounts]: { files: number; bytes: number } } => ({
+  done: { files: 0, bytes: 0 },
+  skipped: { files: 0, bytes: 0 },
+  failed: { files: 0, bytes: 0 },
+  leftOut: { files: 0, bytes: 0 },
+});
 
 /**
  * Up to 1,000 files of a tree that one job carries, and what became of them: nothing before it has ended, except what
@@ -101,11 +120,13 @@ export interface TreePage extends FileCount, TreeCounts {
   /** From 0 in the order of the plan. */
   readonly page: number;
   readonly ended: boolean;
-  /** Of one file that failed; the page's result file has all of them. */
+  /** Of one file that failed, or else was left out; the page's result file has all of them. */
   readonly failure?: { readonly kind: FailureKind; readonly message: string } | undefined;
 }
 
 export interface Transfer extends NewTransfer {
+  readonly links: Links;
+  readonly onUnsupported: OnUnsupported;
   /** Order of acceptance over all transfers; strictly increasing. */
   readonly seq: number;
   readonly state: TransferState;

@@ -31,6 +31,8 @@ export function trees(core: Core, statements: Statements, claims: Claims): Trees
         skipped_bytes: 0,
         failed_files: 0,
         failed_bytes: 0,
+        left_out_files: 0,
+        left_out_bytes: 0,
       })
       .onConflict((conflict) => conflict.doNothing()),
   );
@@ -82,6 +84,7 @@ export function trees(core: Core, statements: Statements, claims: Claims): Trees
           .updateTable('tree_pages')
           .set({
             ...columnsOf(counts),
+            ...counts.planned,
             ended_ms: now(),
             busy_ms: counts.busyMs,
             failure_kind: counts.failure?.kind ?? null,
@@ -157,28 +160,33 @@ async function totalsOf(db: Db, id: string): Promise<TreeCounts> {
       fn.sum<number | null>('skipped_bytes').as('skipped_bytes'),
       fn.sum<number | null>('failed_files').as('failed_files'),
       fn.sum<number | null>('failed_bytes').as('failed_bytes'),
+      fn.sum<number | null>('left_out_files').as('left_out_files'),
+      fn.sum<number | null>('left_out_bytes').as('left_out_bytes'),
     ])
     .where('transfer_id', '=', id)
     .executeTakeFirstOrThrow();
   return countsOf(row);
 }
 
-type CountColumns<N> = Record<`${keyof TreeCounts}_${'files' | 'bytes'}`, N>;
+type CountColumns<N> = Record<`${'done' | 'skipped' | 'failed' | 'left_out'}_${'files' | 'bytes'}`, N>;
 
 /** The sum of no rows is null. */
 const countsOf = (row: CountColumns<number | null>): TreeCounts => ({
   done: { files: Number(row.done_files), bytes: Number(row.done_bytes) },
   skipped: { files: Number(row.skipped_files), bytes: Number(row.skipped_bytes) },
   failed: { files: Number(row.failed_files), bytes: Number(row.failed_bytes) },
+  leftOut: { files: Number(row.left_out_files), bytes: Number(row.left_out_bytes) },
 });
 
-const columnsOf = ({ done, skipped, failed }: TreeCounts): CountColumns<number> => ({
+const columnsOf = ({ done, skipped, failed, leftOut }: TreeCounts): CountColumns<number> => ({
   done_files: done.files,
   done_bytes: done.bytes,
   skipped_files: skipped.files,
   skipped_bytes: skipped.bytes,
   failed_files: failed.files,
   failed_bytes: failed.bytes,
+  left_out_files: leftOut.files,
+  left_out_bytes: leftOut.bytes,
 });
 
 const pageOf = (row: Row): TreePage => ({

@@ -36,7 +36,27 @@ export interface DirEntry {
   readonly kind: 'dir';
   readonly path: StorePath;
 }
-export type Entry = FileEntry | DirEntry;
+/**
+ * Something that is there and cannot be read as a file. Listings leave out nothing but what this installation itself
+ * has on its way, so that whoever counts on them can count everything.
+ */
+export interface OtherEntry {
+  readonly kind: 'other';
+  readonly path: StorePath;
+  /** Bytes, where they are known; else 0. */
+  readonly size: number;
+  /**
+   * `link`: a symbolic link that is not followed, or leads nowhere, outside of the store, or in a circle.
+   * `special`: a pipe, socket or device.
+   * `closed`: this user may not look into it; of a directory, nothing below it is listed.
+   * `reserved`: the name is one under which another writer keeps a file that is on its way: nobody else touches it.
+   * `name`: no path can name it, or its name is too long to be opened.
+   */
+  readonly is: 'link' | 'special' | 'closed' | 'reserved' | 'name';
+  /** Why it cannot be read: a sentence without its subject. */
+  readonly why: string;
+}
+export type Entry = FileEntry | DirEntry | OtherEntry;
 
 /** Facts that change what callers must do. Each is proved by the contract suite. */
 export interface Traits {
@@ -47,8 +67,11 @@ export interface Traits {
   /** `ifMatch` is decided by the store itself; else it is looked at just before publishing. */
   readonly conditionalWrite: boolean;
   readonly rangedRead: boolean;
-  /** Directories exist on their own, also without a file in them. */
-  readonly emptyDirs: boolean;
+  /**
+   * `flat`: a name is a key, and any text is one. `hierarchical`: it is a way through directories, so that no segment is
+   * empty, and runs of slashes are as good as one.
+   */
+  readonly namespace: 'flat' | 'hierarchical';
   /** `a` and `a/b` can both be files. */
   readonly fileAndDir: boolean;
   /**
@@ -83,8 +106,16 @@ export interface WriteCall extends Call {
   readonly token: string;
 }
 export interface ListCall extends Call {
-  /** `true`: every file below, no directories. `false`: files and directories right below. */
+  /**
+   * `true`: every file below, and of directories those that are there on their own: empty ones, and markers (`dir`
+   * itself included). `false`: files and directories right below.
+   */
   readonly deep: boolean;
+  /**
+   * `follow` (default): symbolic links are listed as what they lead to, within the store; a circle ends where it comes
+   * back to a directory that holds the link. `name`: they are listed as links.
+   */
+  readonly links?: 'follow' | 'name';
 }
 
 /** Bytes to write that can be sent again: they are in memory, or can be opened again. */
@@ -109,18 +140,32 @@ export interface Reading {
 
 export interface Driver {
   readonly traits: Traits;
+  /**
+   * Why no object of this name can be here: the end of a sentence. `undefined`: it can, as far as can be said without
+   * asking the store. No call but `list` (of the root) and, in a flat store, `remove` is made with a name that it refuses.
+   */
+  refuses(path: StorePath): string | undefined;
   /** Absent, or a directory: an error that `classify` calls `not-found`. */
   head(path: StorePath, call: Call): Promise<FileEntry>;
   /** `range.start` beyond the end is the caller's fault: callers know the size from `head`. `undefined`: the whole. */
   read(path: StorePath, range: ByteRange | undefined, call: ReadCall): Promise<Reading>;
   /** All or nothing, durable when it resolves; when it rejects nothing new is visible, save a lost reply. */
   write(path: StorePath, body: Body, call: WriteCall): Promise<FileEntry>;
-  /** Pages of entries below `dir`, sorted by nothing in particular; absent or a file: no entries. Hidden names are left out. */
+  /**
+   * Pages of entries below `dir`, sorted by nothing in particular; absent or a file: no entries. What this driver's
+   * installation has on its way is left out. @throws where `dir` itself may not be looked into
+   */
   list(dir: StorePath, call: ListCall): AsyncIterable<readonly Entry[]>;
-  /** Absent is fine. Answers what could not be removed, and why, in the vendor's errors. */
+  /**
+   * Files, links and special files; a name that ends in a slash is the empty directory, or the marker, of that name.
+   * Absent is fine, and so is a directory that is not empty. Answers what could not be removed, and why, in the vendor's
+   * errors.
+   */
   remove(paths: readonly StorePath[], call: Call): Promise<readonly RemoveFailure[]>;
-  /** Removes empty directories at and below `dir`; only where `traits.emptyDirs`. */
+  /** Removes empty directories at and below `dir`, where directories stay when their last file has gone. */
   prune?(dir: StorePath, call: Call): Promise<void>;
+  /** Makes a directory that is there on its own, or its marker, and those above it; there already is fine. */
+  makeDirectory?(dir: StorePath, call: Call): Promise<void>;
   /** Hidden siblings that a crash left behind, by their own (hidden) paths, which `remove` takes; only where writing makes such siblings. */
   leftovers?(call: Call): AsyncIterable<readonly { readonly path: StorePath; readonly modifiedMs: number }[]>;
   close(): Promise<void>;

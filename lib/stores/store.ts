@@ -9,6 +9,7 @@ import type {
   Driver,
   Entry,
   FileEntry,
+  ListCall,
   Multipart,
   PendingUpload,
   Reading,
@@ -23,6 +24,18 @@ export type { Draft, MismatchKind, PrepareOptions, Published, UploadJournal } fr
 
 const REMOVE_PAGE = 1000;
 
+export interface NotRemoved {
+  readonly path: StorePath;
+  readonly failure: Failure;
+}
+
+/** What to call an entry of a listing to have it removed; `undefined`: it stays. */
+export function removablePath(entry: Entry): StorePath | undefined {
+  if (entry.path === ROOT) return undefined;
+  if (entry.kind === 'dir') return `${entry.path}/` as StorePath;
+  return entry.kind === 'other' && (entry.is === 'closed' || entry.is === 'reserved') ? undefined : entry.path;
+}
+
 export class Store {
   /** As it is configured; in messages, notes, metrics and the ledger. */
   readonly name: string;
@@ -33,6 +46,8 @@ export class Store {
   readonly multipart: Multipart | undefined;
   /** Copies on the store's own side, where it has them; its errors are `Failure`s. */
   readonly serverCopy: ServerCopy | undefined;
+  /** Makes a directory that is there on its own, where the store has such. @throws Failure `invalid`: its name */
+  readonly makeDirectory: ((dir: StorePath, signal: AbortSignal) => Promise<void>) | undefined;
   readonly #driver: Driver;
   readonly #buffers: BufferPool;
 
@@ -48,16 +63,27 @@ export class Store {
     this.#driver = args.driver;
     this.#buffers = args.buffers;
     const telling: Telling = {
-      attempt: (op, path, signal, work) => this.#attempt(op, path, signal, work),
+      attempt: async (op, path, signal, work) => {
+        this.#fits(op, path);
+        return this.#attempt(op, path, signal, work);
+      },
       told: (op, path, signal, items) => this.#told(op, path, signal, items),
     };
     const { multipart, serverCopy } = args.driver;
     this.multipart = multipart && toldMultipart(multipart, telling);
     this.serverCopy = serverCopy && toldServerCopy(serverCopy, telling);
+    const { makeDirectory } = args.driver;
+    this.makeDirectory =
+      makeDirectory &&
+      (async (dir, signal) => {
+        if (dir !== ROOT) this.#fits('put', dir);
+        return this.#attempt('make', dir, signal, () => makeDirectory.call(args.driver, dir, { signal }));
+      });
   }
 
-  /** @throws Failure `not-found`: absent, or a directory */
-  head(path: StorePath, signal: AbortSignal): Promise<FileEntry> {
+  /** @throws Failure `not-found`: absent, or a directory; `invalid`: it can hold nothing of this name */
+  async head(path: StorePath, signal: AbortSignal): Promise<FileEntry> {
+    this.#mayName('read', path);
     return this.#attempt('head', path, signal, () => this.#driver.head(path, { signal }));
   }
 
@@ -70,6 +96,7 @@ export class Store {
     opts: { readonly range?: ByteRange; readonly ifMatch?: string; readonly signal: AbortSignal },
   ): Promise<Reading> {
     const { range, ifMatch, signal } = opts;
+    this.#mayName('read', path);
     const reading = await this.#attempt('read', path, signal, () =>
       this.#driver.read(path, range, ifMatch === undefined ? { signal } : { signal, ifMatch }),
     );
@@ -81,7 +108,7 @@ export class Store {
    * are in memory (`Reading.content`) are taken as they are; nobody changes them then.
    */
   async prepare(path: StorePath, bytes: Bytes | Uint8Array, opts: PrepareOptions): Promise<Draft> {
-    this.#fits(path);
+    this.#fits('put', path);
     const attempt = <T>(op: string, signal: AbortSignal, work: () => Promise<T>) =>
       this.#attempt(op, path, signal, work);
     return prepareDraft({ driver: this.#driver, buffers: this.#buffers, path, attempt }, bytes, opts);
@@ -90,35 +117,82 @@ export class Store {
   /** Pages of what lies below `dir`; nothing there, or a file: no pages. */
   list(
     dir: StorePath,
-    opts: { readonly deep: boolean; readonly signal: AbortSignal },
+    opts: ListCall,
   ): AsyncIterable<readonly Entry[]> {
+    if (dir !== ROOT) this.#mayName('list', dir);
     return this.#told('list', dir, opts.signal, this.#driver.list(dir, opts));
   }
 
   /** Absent is fine. @throws Failure of the first path that could not be removed; the others are */
   async remove(paths: readonly StorePath[], signal: AbortSignal): Promise<void> {
-    let first: Failure | undefined;
+    const [first] = await this.removeEach(paths, signal);
+    if (first) throw first.failure;
+  }
+
+  /**
+   * As `remove`, and answers what could not be removed. A name that ends in a slash is the empty directory, or the
+   * marker, of that name.
+   * @throws Failure where nothing of a page could be removed
+   */
+  async removeEach(paths: readonly StorePath[], signal: AbortSignal): Promise<readonly NotRemoved[]> {
+    const left: NotRemoved[] = [];
+    // a flat store takes any key, and may hold some that it never lets us read
+    if (this.traits.namespace === 'hierarchical')
+      for (const path of paths) this.#fits('remove', path.replace(/\/$/, '') as StorePath);
     for (let at = 0; at < paths.length; at += REMOVE_PAGE) {
       const page = paths.slice(at, at + REMOVE_PAGE);
       const failures = await this.#attempt('remove', page[0]!, signal, () =>
         this.#driver.remove(page, { signal }),
       );
-      for (const { path, error } of failures) first ??= this.#failure('remove', path, error);
+      for (const { path, error } of failures)
+        left.push({ path, failure: this.#failure('remove', path, error) });
     }
-    if (first) throw first;
+    return left;
   }
 
-  /** The object at `path` and everything below it, every page of it. Counts objects; absent is fine. */
+  /**
+   * The object at `path` and everything below it, every page of it. Counts what it removed; absent is fine.
+   * @throws Failure which names what stays, and why; all else is removed then
+   */
   async removeTree(path: StorePath, signal: AbortSignal): Promise<{ readonly removed: number }> {
-    let removed = path !== ROOT && (await this.#isThere(path, signal)) ? 1 : 0;
-    for await (const page of this.list(path, { deep: true, signal })) {
-      const paths = page.map((entry) => entry.path).filter((below) => isWithin(below, path));
-      await this.remove(paths, signal);
-      removed += paths.length;
+    let there = path !== ROOT && (await this.#isThere(path, signal));
+    let removed = 0;
+    const stays: NotRemoved[] = [];
+    for await (const page of this.list(path, { deep: true, links: 'name', signal })) {
+      const paths: StorePath[] = [];
+      for (const entry of page) {
+        const removable = removablePath(entry);
+        if (!isWithin(entry.path, path)) continue;
+        if (entry.path === path && entry.kind !== 'dir') {
+          there = true; // it goes last
+          continue;
+        }
+        if (removable === undefined) stays.push({ path: entry.path, failure: this.notReadable(entry) });
+        else paths.push(removable);
+      }
+      const left = await this.removeEach(paths, signal);
+      stays.push(...left);
+      removed += paths.length - left.length;
     }
     if (path !== ROOT) await this.remove([path], signal);
+    if (there) removed++;
     await this.prune(path, signal);
+    const [first] = stays;
+    if (first)
+      throw new Failure(
+        first.failure.kind,
+        `removed ${removed} and left ${stays.length} at ${this.name}:${path}, the first: ${first.failure.message}`,
+        { op: 'remove', store: this.name, path },
+      );
     return { removed };
+  }
+
+  /** Why an entry of a listing cannot be carried, or removed. */
+  notReadable(entry: Entry): Failure {
+    const { is, why } = entry.kind === 'other' ? entry : { is: 'name', why: 'it is a directory' };
+    const kind = is === 'closed' ? 'denied' : is === 'reserved' ? 'conflict' : 'unsupported';
+    const facts = { op: 'read', store: this.name, path: entry.path };
+    return new Failure(kind, `${this.name}:${entry.path}: ${why}`, facts);
   }
 
   /** Removes empty directories at and below `path`, where the store has such. */
@@ -158,18 +232,28 @@ export class Store {
     return this.#driver.close();
   }
 
-  #fits(path: StorePath): void {
+  /** @throws Failure `invalid`: no object of this name can be here */
+  #fits(op: string, path: StorePath): void {
+    const why = this.refuses(path);
+    if (why) throw new Failure('invalid', `Invalid path: ${why}`, { op, store: this.name, path });
+  }
+
+  /** As `#fits`, for what is only looked at: names that are too long for it are simply not there. */
+  #mayName(op: string, path: StorePath): void {
+    const why = path === ROOT ? undefined : this.#driver.refuses(path);
+    if (why) throw new Failure('invalid', `Invalid path: ${why}`, { op, store: this.name, path });
+  }
+
+  /** Why no object of this name can be here; a sentence. */
+  refuses(path: StorePath): string | undefined {
     const { maxPathBytes, maxNameBytes } = this.traits;
+    if (path === ROOT) return 'an object needs a name';
     const longest = path.split('/').reduce((most, name) => Math.max(most, Buffer.byteLength(name)), 0);
-    const why =
-      path === ROOT
-        ? 'an object needs a name'
-        : Buffer.byteLength(path) > maxPathBytes
-          ? `the path is longer than the ${maxPathBytes} bytes that ${this.name} takes`
-          : longest > maxNameBytes
-            ? `'${baseName(path).slice(0, 40)}…' or a directory above it is longer than the ${maxNameBytes} bytes that ${this.name} takes for a name`
-            : undefined;
-    if (why) throw new Failure('invalid', `Invalid path: ${why}`, { op: 'put', store: this.name, path });
+    if (Buffer.byteLength(path) > maxPathBytes)
+      return `the path is longer than the ${maxPathBytes} bytes that ${this.name} takes`;
+    if (longest > maxNameBytes)
+      return `'${baseName(path).slice(0, 40)}…' or a directory above it is longer than the ${maxNameBytes} bytes that ${this.name} takes for a name`;
+    return this.#driver.refuses(path);
   }
 
   async #attempt<T>(op: string, path: StorePath, signal: AbortSignal, work: () => Promise<T>): Promise<T> {

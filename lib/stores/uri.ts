@@ -4,7 +4,8 @@
  */
 import { resolve } from 'node:path';
 import { Failure } from '../errors.ts';
-import { parsePath, type StorePath } from '../path.ts';
+import { encodedPath, parsePath, plainPath, type StorePath } from '../path.ts';
+import { percentDecoded } from '../path-bytes.ts';
 
 /** An object in a configured store, by the store's name. */
 interface Place {
@@ -84,14 +85,16 @@ function filePath(uri: string): string {
 }
 
 function decode(text: string): string {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return refuse('a file URI with a lone percent sign; write it as %25');
-  }
+  if (!text.isWellFormed()) return refuse('Invalid path: not valid Unicode');
+  return percentDecoded(text) ?? refuse('a file URI with a lone percent sign; write it as %25');
 }
 
 function s3Parts(uri: string): { bucket: string; prefix: string } {
+  const { bucket, rest } = bucketOf(uri);
+  return { bucket, prefix: parsePath(rest.replace(/^\/+/, '')) };
+}
+
+function bucketOf(uri: string): { readonly bucket: string; readonly rest: string } {
   const [, bucket = '', rest = ''] = /^s3:\/\/([^/]*)(.*)$/is.exec(uri) ?? [];
   if (bucket.includes('@'))
     return refuse(
@@ -101,41 +104,81 @@ function s3Parts(uri: string): { bucket: string; prefix: string } {
     return refuse('an s3:// URI takes no host or port; the server goes into MLFLOW_S3_ENDPOINT_URL');
   if (!/^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$/.test(bucket))
     return refuse('an s3:// URI needs a bucket: s3://bucket/prefix');
-  if (/[?#]/.test(rest)) return refuse('an s3:// URI takes no query or fragment');
-  return { bucket, prefix: parsePath(rest.replace(/^\/+/, '')) };
+  if (/[?#]/.test(rest))
+    return refuse("an s3:// URI takes no query or fragment; in a key '?' is written as %3F and '#' as %23");
+  return { bucket, rest };
 }
 
 /**
- * The object that a user's `from` or `to` names: an artifact path (in the store `artifacts`), or a URI under the root
- * of a configured store; of several roots that fit the longest is meant.
+ * What a user gives as `from` or `to`: an artifact path, taken as it is; a URI, which is percent-encoded; or a store's name
+ * and a path in it, as transfers are answered.
+ */
+export type GivenPlace =
+  | string
+  | {
+      readonly store?: string | undefined;
+      readonly path: string;
+      readonly encoding?: 'percent' | undefined;
+    };
+
+/** The configured stores, as far as addresses need them. */
+export type Roots = ReadonlyMap<
+  string,
+  { readonly uri: string; readonly traits: { readonly namespace: 'flat' | 'hierarchical' } }
+>;
+
+/**
+ * The object that a user's `from` or `to` names; of several roots that a URI lies under the longest is meant.
  * @throws Failure `invalid`, which names the configured stores but not where they are
  */
-export function placeOf(given: string, stores: ReadonlyMap<string, { readonly uri: string }>): Place {
-  const place = treeOf(given, stores);
+export function placeOf(given: GivenPlace, stores: Roots): Place {
+  const place = anyPlace(given, stores);
   if (place.path === '') return refuse('this names the root of a store, not an object in it');
   return place;
 }
 
-/** As `placeOf`, of a folder or key prefix: it may be the root of a store. */
-export function treeOf(given: string, stores: ReadonlyMap<string, { readonly uri: string }>): Place {
-  return SCHEME.test(given) || /^file:/i.test(given)
-    ? placeOfUri(given, stores)
-    : { store: 'artifacts', path: parsePath(given) };
+/** As `placeOf`, of a folder or key prefix: it may be the root of a store, and may end in a slash. */
+export function treeOf(given: GivenPlace, stores: Roots): Place {
+  const { store, path } = anyPlace(given, stores);
+  return { store, path: path.replace(/\/$/, '') as StorePath };
 }
 
-function placeOfUri(given: string, stores: ReadonlyMap<string, { readonly uri: string }>): Place {
+function anyPlace(given: GivenPlace, stores: Roots): Place {
+  if (typeof given !== 'string') {
+    const { store = 'artifacts', path, encoding } = given;
+    return inStore(store, encoding === 'percent' ? encodedPath(path) : plainPath(path), stores);
+  }
+  return SCHEME.test(given) || /^file:/i.test(given)
+    ? placeOfUri(given, stores)
+    : inStore('artifacts', plainPath(given), stores);
+}
+
+/** In a hierarchical store runs of slashes are as good as one, and so is one at the end. @throws Failure `invalid` */
+export function inStore(store: string, path: StorePath, stores: Roots): Place {
+  const root = stores.get(store);
+  if (!root)
+    return refuse(`there is no store '${store}'; the configured ones are ${[...stores.keys()].join(', ')}`);
+  if (root.traits.namespace === 'flat') return { store, path };
+  if (path.startsWith('/')) return refuse('an absolute path; it must be relative to the root of the store');
+  return { store, path: withoutRuns(path) };
+}
+
+const withoutRuns = (path: StorePath): StorePath => path.replace(/\/+/g, '/').replace(/\/$/, '') as StorePath;
+
+function placeOfUri(given: string, stores: Roots): Place {
   const target = /^file:/i.test(given)
-    ? { root: '/', path: filePath(given) }
+    ? { root: '/', path: withoutRuns(filePath(given).replace(/^\/+/, '') as StorePath) }
     : /^s3:/i.test(given)
       ? keyOf(given)
       : undefined;
-  // every segment of what was given is checked, above a root as well: `..` never gets as far as a comparison
-  const path = target && parsePath(target.path.replace(/^\/+/, ''));
+  // no segment above a root may lead elsewhere either: `..` never gets as far as a comparison
+  const dots = target?.path.split('/').find((segment) => segment === '.' || segment === '..');
+  if (dots !== undefined) return refuse(`Invalid path: it contains the segment '${dots}'`);
   let best: (Place & { readonly rootLength: number }) | undefined;
   for (const [store, { uri }] of stores) {
     const root = rootOf(parseStoreUri(uri));
-    if (path === undefined || root.root !== target?.root) continue;
-    const below = belowRoot(path, root.path);
+    if (root.root !== target?.root) continue;
+    const below = belowRoot(target.path as StorePath, root.path);
     if (below !== undefined && root.path.length >= (best?.rootLength ?? 0))
       best = { store, path: below, rootLength: root.path.length };
   }
@@ -145,6 +188,14 @@ function placeOfUri(given: string, stores: ReadonlyMap<string, { readonly uri: s
   );
 }
 
+/** Where a place is, so that two that are one object are the same text; for comparison only. */
+export function absoluteOf({ store, path }: Place, stores: Roots): string {
+  const at = stores.get(store);
+  if (!at) return `${store}\0${path}`;
+  const { root, path: above } = rootOf(parseStoreUri(at.uri));
+  return [root, above, path].filter((part) => part !== '').join('/');
+}
+
 /** What two addresses must share before their paths can be compared, and the path from there, without slashes at its ends. */
 function rootOf(uri: StoreUri): { readonly root: string; readonly path: string } {
   if (uri.scheme === 'file') return { root: '/', path: uri.path.slice(1) };
@@ -152,8 +203,12 @@ function rootOf(uri: StoreUri): { readonly root: string; readonly path: string }
 }
 
 function keyOf(given: string): { readonly root: string; readonly path: string } {
-  const { bucket, prefix } = s3Parts(given);
-  return { root: `s3://${bucket}`, path: prefix };
+  const { bucket, rest } = bucketOf(given);
+  const key = rest.replace(/^\//, '');
+  if (!key.isWellFormed()) return refuse('Invalid path: not valid Unicode');
+  const path = percentDecoded(key);
+  if (path === undefined) return refuse('an s3:// URI with a lone percent sign; write it as %25');
+  return { root: `s3://${bucket}`, path };
 }
 
 function belowRoot(path: StorePath, root: string): StorePath | undefined {

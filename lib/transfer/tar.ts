@@ -1,4 +1,5 @@
 /** The few bytes between files that make a stream of them a tar archive: POSIX ustar, and pax records where that is too small. */
+import { bytesOfText } from '../path-bytes.ts';
 
 const BLOCK = 512;
 /** Eleven octal digits. */
@@ -6,24 +7,43 @@ const LARGEST = 8 ** 11 - 1;
 const NAME = { bytes: 100, prefixBytes: 155 } as const;
 
 export interface TarFile {
-  /** Without a leading slash; any length, any characters but NUL. */
+  /** Without a leading slash; any length, any characters but NUL; bytes that are no UTF-8 as in `path-bytes.ts`. */
   readonly name: string;
+  /** Its name ends in a slash then. */
+  readonly directory?: boolean;
   /** Bytes that follow the header. */
   readonly size: number;
   /** Unix time in ms. */
   readonly modifiedMs: number;
 }
 
+/**
+ * Why no archive may hold a member of this name; `undefined`: it may. Tools that unpack resolve such names, or refuse
+ * the whole archive.
+ */
+export function whyNotInTar(name: string): string | undefined {
+  if (name.includes('\0')) return 'an archive cannot hold a name with a NUL';
+  const wrong = name.split('/').find((part) => part === '' || part === '.' || part === '..');
+  if (wrong === undefined) return undefined;
+  return wrong === ''
+    ? 'an archive cannot hold a name with an empty segment'
+    : `an archive cannot hold a name with the segment '${wrong}'`;
+}
+
 /** What comes before the file's bytes. */
 export function tarHeader(file: TarFile): Buffer {
   const records: [string, string][] = [];
   const split = splitName(file.name);
-  if (!split) records.push(['path', file.name]);
+  if (!split) {
+    if (!file.name.isWellFormed()) records.push(['hdrcharset', 'BINARY']); // said before the name that it is about
+    records.push(['path', file.name]);
+  }
   if (file.size > LARGEST) records.push(['size', String(file.size)]);
   const { name, prefix } = split ?? { name: stump(file.name), prefix: '' };
-  const own = block({ ...file, size: Math.min(file.size, LARGEST), name, prefix, type: '0' });
+  const type = file.directory ? '5' : '0';
+  const own = block({ ...file, size: Math.min(file.size, LARGEST), name, prefix, type });
   if (records.length === 0) return own;
-  const body = Buffer.from(records.map(([key, value]) => record(key, value)).join(''));
+  const body = Buffer.concat(records.map(([key, value]) => record(key, value)));
   const extended = block({ ...file, name: 'pax-header', prefix: '', size: body.length, type: 'x' });
   return Buffer.concat([extended, body, tarPadding(body.length), own]);
 }
@@ -50,17 +70,21 @@ function stump(full: string): string {
 }
 
 /** `<length> <key>=<value>\n`, where the length counts itself. */
-function record(key: string, value: string): string {
-  const rest = ` ${key}=${value}\n`;
-  const bytes = Buffer.byteLength(rest);
-  let length = bytes + String(bytes).length;
-  if (String(length).length > String(bytes).length) length = bytes + String(length).length;
-  return `${length}${rest}`;
+function record(key: string, value: string): Buffer {
+  const bytes = bytesOfText(value);
+  const rest = Buffer.concat([
+    Buffer.from(` ${key}=`),
+    typeof bytes === 'string' ? Buffer.from(bytes) : bytes,
+    Buffer.from('\n'),
+  ]);
+  let length = rest.length + String(rest.length).length;
+  if (String(length).length > String(rest.length).length) length = rest.length + String(length).length;
+  return Buffer.concat([Buffer.from(String(length)), rest]);
 }
 
 interface Block extends TarFile {
   readonly prefix: string;
-  readonly type: '0' | 'x';
+  readonly type: '0' | '5' | 'x';
 }
 
 function block({ name, prefix, size, modifiedMs, type }: Block): Buffer {
@@ -68,7 +92,7 @@ function block({ name, prefix, size, modifiedMs, type }: Block): Buffer {
   const octal = (value: number, at: number, digits: number): void =>
     void header.write(value.toString(8).padStart(digits, '0'), at, 'latin1');
   header.write(name, 0, 'latin1');
-  octal(0o644, 100, 7);
+  octal(type === '5' ? 0o755 : 0o644, 100, 7);
   octal(0, 108, 7);
   octal(0, 116, 7);
   octal(size, 124, 11);

@@ -1,8 +1,7 @@
 /** Digests of a batch of a tree's files: looked up in one query, and written down together when the batch is over. */
-import type { KnownDigests, ObjectFacts, Objects } from '../ledger/contract.ts';
+import type { KnownDigests, ObjectFacts, Objects, Version } from '../ledger/contract.ts';
 import type { Place } from '../ledger/transfer.ts';
 import type { StorePath } from '../path.ts';
-import type { PlannedFile } from './tree-pages.ts';
 
 export class BatchFacts implements Pick<Objects, 'known'> {
   /** Of what was put into the target's store. One that is never written down is only read back some day. */
@@ -16,7 +15,7 @@ export class BatchFacts implements Pick<Objects, 'known'> {
   }
 
   /** `sources`: as they were planned, by the paths they have in `store`. */
-  static async of(objects: Objects, store: string, sources: readonly PlannedFile[]): Promise<BatchFacts> {
+  static async of(objects: Objects, store: string, sources: readonly Version[]): Promise<BatchFacts> {
     const known = await objects.knownOf(store, sources);
     return new BatchFacts(objects, new Map(sources.map((file, at) => [keyOf(store, file), known[at]])));
   }
@@ -31,5 +30,5 @@ export class BatchFacts implements Pick<Objects, 'known'> {
   }
 }
 
-const keyOf = (store: string, { path, etag }: Pick<PlannedFile, 'path' | 'etag'>): string =>
+const keyOf = (store: string, { path, etag }: Version): string =>
   `${store}\0${path}\0${etag}`;

@@ -1,19 +1,27 @@
 /** The files of a tree and what became of them, looked up in the pages that staging keeps. */
 import { Failure, failureOf } from '../errors.ts';
 import type { Transfer, TreePage } from '../ledger/transfer.ts';
-import type { StorePath } from '../path.ts';
+import { type WrittenPath, writtenPath } from '../path.ts';
+import { withoutSlash } from './tree-entries.ts';
 import {
+  ARCHIVE_PAGE,
+  COUNTED,
   type EndedFile,
   type FileFailure,
   type FileOutcome,
   type FileState,
+  keyOf,
+  type PlannedFile,
   readPlanPage,
   readResult,
 } from './tree-pages.ts';
 import type { TreeDeps } from './tree-plan.ts';
 
-export interface ListedFile {
-  readonly path: StorePath;
+type File = EndedFile | (Pick<PlannedFile, 'below' | 'size' | 'dir'> & { readonly state: 'pending' });
+
+export interface ListedFile extends WrittenPath {
+  /** It is a directory that is there on its own. */
+  readonly directory?: true;
   readonly size: number;
   readonly state: FileState | 'pending';
   readonly outcome?: FileOutcome;
@@ -40,8 +48,7 @@ export async function listFiles(
 ): Promise<{ files: ListedFile[]; nextCursor?: string }> {
   if (!row.tree)
     throw new Failure('not-found', `transfer ${row.id} is of one object: it has no list of files`);
-  if (row.kind === 'download')
-    throw new Failure('not-found', `the files of download ${row.id} are in its archive: read its content`);
+  if (row.kind === 'download') return listUnarchived(deps, row, query, signal);
   const { state, limit } = query;
   const files: ListedFile[] = [];
   const cursor = cursorOf(query.cursor);
@@ -56,7 +63,7 @@ export async function listFiles(
       for (const [at, file] of (await filesOf(deps, row, page, signal)).entries()) {
         if (at < from || (state !== undefined && file.state !== state)) continue;
         if (files.length === limit) return { files, nextCursor: `${page.page}-${at}` };
-        files.push(file);
+        files.push(listed(file));
       }
     }
     if (pages.length < LOOK_PAGES) return { files };
@@ -70,25 +77,45 @@ function cursorOf(given = '0-0'): { readonly page: number; readonly at: number }
   return { page: Number(page), at: Number(at) };
 }
 
+/** The files of a download are in its archive: these are the others. */
+async function listUnarchived(
+  { staging }: Pick<TreeDeps, 'staging'>,
+  { id }: Transfer,
+  { state, limit, cursor: given }: Parameters<typeof listFiles>[2],
+  signal: AbortSignal,
+): Promise<{ files: ListedFile[]; nextCursor?: string }> {
+  const from = cursorOf(given).at;
+  const all = (await readResult(staging, id, ARCHIVE_PAGE, signal))?.files ?? [];
+  const wanted = all.filter((file) => state === undefined || file.state === state);
+  const files = wanted.slice(from, from + limit).map(listed);
+  return { files, ...(from + limit < wanted.length && { nextCursor: `0-${from + limit}` }) };
+}
+
+const listed = ({ below, dir, ...file }: File): ListedFile => ({
+  ...writtenPath(withoutSlash(below)),
+  ...(dir && { directory: true }),
+  ...file,
+});
+
 const mayHave = (page: TreePage, state: ListedFile['state']): boolean =>
-  page.ended ? state !== 'pending' && page[state].files > 0 : state === 'pending' || page[state].files > 0;
+  state === 'pending' ? !page.ended : page[COUNTED[state]].files > 0;
 
 async function filesOf(
   { staging }: Pick<TreeDeps, 'staging'>,
   { id, epoch }: Transfer,
   { page, ended }: TreePage,
   signal: AbortSignal,
-): Promise<readonly ListedFile[]> {
+): Promise<readonly File[]> {
   try {
     const result = await readResult(staging, id, page, signal);
     if (ended && result) return result.files;
-    const known = new Map<string, EndedFile>(result?.files.map((file) => [file.path, file]));
-    return (await readPlanPage(staging, id, page, signal)).map(({ path, size }) => {
-      const end = known.get(path);
+    const known = new Map<string, EndedFile>(result?.files.map((file) => [keyOf(file), file]));
+    return (await readPlanPage(staging, id, page, signal)).map((file) => {
+      const end = known.get(keyOf(file));
       // what failed in an older epoch is being tried again
-      return end && (end.state !== 'failed' || result?.epoch === epoch)
-        ? end
-        : { path, size, state: 'pending' };
+      if (end && (end.state !== 'failed' || result?.epoch === epoch)) return end;
+      const { below, size, dir } = file;
+      return { below, size, ...(dir && { dir }), state: 'pending' };
     });
   } catch (error) {
     if (failureOf(error).kind !== 'not-found') throw error;

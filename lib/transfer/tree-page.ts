@@ -4,15 +4,18 @@
  */
 import { pause, throwIfAborted } from '../deadline.ts';
 import { Failure, failureOf } from '../errors.ts';
-import type { Place, Transfer, TreeCounts, TreePage } from '../ledger/transfer.ts';
-import { joinPath, parsePath, ROOT, type StorePath } from '../path.ts';
-import { storeAt } from './deps.ts';
+import { noCounts, type Place, type Transfer, type TreeCounts, type TreePage } from '../ledger/transfer.ts';
+import { ROOT, type StorePath } from '../path.ts';
+import { nameOf, storeAt } from './deps.ts';
 import type { PartJobs } from './parts.ts';
+import { placeBelow } from './tree-entries.ts';
 import { BatchFacts } from './tree-facts.ts';
 import { type Carried, carryFile, type FileRun } from './tree-file.ts';
 import {
+  COUNTED,
   type EndedFile,
   type FileEnd,
+  keyOf,
   type PageResult,
   type PlannedFile,
   readPlanPage,
@@ -20,6 +23,7 @@ import {
   writeResult,
 } from './tree-pages.ts';
 import { placeOf, type TreeDeps } from './tree-plan.ts';
+import { lookedAgain } from './tree-relook.ts';
 import { fileSlotsOf } from './tree-slots.ts';
 
 /** Files on their way at once are a lane's files times the lanes; a turn lasts as long as a batch. */
@@ -78,7 +82,9 @@ export async function carryPage(
   try {
     const files = await readPlanPage(deps.staging, id, page, attempt.signal);
     const before = attempt.again ? await readResult(deps.staging, id, page, attempt.signal) : undefined;
-    run = new PageRun(deps, row, page, attempt, files, before);
+    const isRetried = before !== undefined && before.epoch !== row.epoch;
+    const now = isRetried ? await lookedAgain(deps, row, page, files, attempt.signal) : files;
+    run = new PageRun(deps, row, page, attempt, now, before);
   } catch (error) {
     if (failureOf(error).rule.retry !== 'never' || attempt.signal.aborted) throw error;
     return endLost(deps, row, planned, failureOf(error));
@@ -87,7 +93,8 @@ export async function carryPage(
   try {
     const end = await run.carry();
     if (end.as !== 'ended') return end;
-    const counted = { ...end.counts, failure: run.firstFailure, busyMs: Date.now() - beganMs };
+    const { firstFailure: failure, planned: plannedNow } = run;
+    const counted = { ...end.counts, failure, busyMs: Date.now() - beganMs, planned: plannedNow };
     return (await deps.ledger.trees.endPage(row.id, row.epoch, page, counted)) ? end : { as: 'stale' };
   } catch (error) {
     if (error instanceof Stale) return { as: 'stale' };
@@ -105,7 +112,7 @@ async function endLost(
   { page, files, bytes }: TreePage,
   { kind, message }: Failure,
 ): Promise<PageEnd> {
-  const counts = { done: nothing(), skipped: nothing(), failed: { files, bytes } };
+  const counts = { ...noCounts(), failed: { files, bytes } };
   const ended = await ledger.trees.endPage(id, epoch, page, {
     ...counts,
     failure: { kind, message },
@@ -153,13 +160,14 @@ class PageRun {
     this.#files = files;
     const sameEpoch = before?.epoch === row.epoch;
     this.#spent = sameEpoch ? before.spent : 0;
-    const known = new Map(before?.files.map((file) => [file.path, file]));
-    this.#ends = files.map(({ path }) => {
-      const end = known.get(path);
+    const known = new Map(before?.files.map((file) => [keyOf(file), file]));
+    this.#ends = files.map((file) => {
+      if (file.end) return ended(file, file.end);
+      const end = known.get(keyOf(file));
       return end?.state === 'failed' && !sameEpoch ? undefined : end;
     });
     this.#doneBytes = this.#ends.reduce((sum, end) => sum + (end?.size ?? 0), 0);
-    this.#targets = files.map(({ path }) => targetOf(row, path));
+    this.#targets = files.map((file) => targetOf(deps, row, file));
     this.#fileRun = {
       deps,
       row,
@@ -173,8 +181,13 @@ class PageRun {
   }
 
   get firstFailure() {
-    const failed = this.#ends.find((end) => end?.state === 'failed');
-    return failed?.state === 'failed' ? failed.failure : undefined;
+    const first = (state: FileEnd['state']) => this.#ends.find((end) => end?.state === state)?.failure;
+    return first('failed') ?? first('left-out');
+  }
+
+  /** What it is of, by now. */
+  get planned() {
+    return { files: this.#files.length, bytes: this.#files.reduce((sum, { size }) => sum + size, 0) };
   }
 
   async carry(): Promise<PageEnd> {
@@ -241,11 +254,11 @@ class PageRun {
   }
 
   #counts(): TreeCounts {
-    const counts = { done: nothing(), skipped: nothing(), failed: nothing() };
+    const counts = noCounts();
     for (const end of this.#ends) {
       if (!end) throw new Failure('bug', `a file of page ${this.#page} of ${this.#row.id} has no end`);
-      counts[end.state].files++;
-      counts[end.state].bytes += end.size;
+      counts[COUNTED[end.state]].files++;
+      counts[COUNTED[end.state]].bytes += end.size;
     }
     return counts;
   }
@@ -299,12 +312,12 @@ class PageRun {
 
   #factsOf(files: readonly number[]): Promise<BatchFacts> {
     const { objects } = this.#deps.ledger;
-    const { store, path: root } = placeBelow(this.#row, this.#row.from, ROOT);
-    const sources = files.map((at) => {
-      const file = this.#files[at]!;
-      return { ...file, path: joinPath(root, file.path) };
-    });
-    return BatchFacts.of(objects, store, sources);
+    const from = placeOf(this.#row, this.#row.from);
+    const sources = files
+      .map((at) => this.#files[at]!)
+      .filter(({ dir }) => !dir)
+      .map(({ below, etag }) => ({ path: placeBelow(from, below).path, etag }));
+    return BatchFacts.of(objects, from.store, sources);
   }
 
   #release(files: readonly number[], published: BatchFacts['published'] = []): Promise<void> {
@@ -344,22 +357,34 @@ class PageRun {
     if (this.#trouble) return;
     const file = this.#files[at]!;
     await this.#trying(at, async () => {
-      const from = placeBelow(this.#row, this.#row.from, file.path);
+      const from = placeBelow(placeOf(this.#row, this.#row.from), file.below);
+      if (file.dir) return this.#makeDirectory(at);
       const carried = await carryFile(run, file, from, this.#to(at));
       if (carried === 'handed-out') this.#handedOut = true;
       else this.#carried(at, carried);
     });
   }
 
+  async #makeDirectory(at: number): Promise<void> {
+    const to = this.#to(at);
+    const { makeDirectory } = storeAt(this.#deps, to);
+    if (!makeDirectory) {
+      const message = `${nameOf(to)}: this store keeps no directories that are empty`;
+      return this.#end(at, { state: 'left-out', failure: { kind: 'unsupported', message } });
+    }
+    this.#attempt.onPublish();
+    await makeDirectory(to.path, this.#attempt.signal);
+    this.#carried(at, { state: 'done', outcome: 'published', size: 0 });
+  }
+
   async #removeAll(files: readonly number[]): Promise<void> {
     if (files.length === 0) return;
     const store = storeAt(this.#deps, this.#to(files[0]!));
+    const nameAt = (at: number): StorePath =>
+      `${this.#to(at).path}${this.#files[at]!.dir ? '/' : ''}` as StorePath;
     const remove = async (some: readonly number[]): Promise<void> => {
       this.#attempt.onPublish();
-      await store.remove(
-        some.map((at) => this.#to(at).path),
-        this.#attempt.signal,
-      );
+      await store.remove(some.map(nameAt), this.#attempt.signal);
       for (const at of some)
         this.#carried(at, { state: 'done', outcome: 'removed', size: this.#files[at]!.size });
     };
@@ -377,7 +402,7 @@ class PageRun {
   }
 
   #end(at: number, end: FileEnd, size = this.#files[at]!.size): void {
-    this.#ends[at] = { path: this.#files[at]!.path, size, ...end };
+    this.#ends[at] = ended({ ...this.#files[at]!, size }, end);
     this.#gotOn = true;
     this.#troubled.delete(at);
     this.#doneBytes += size;
@@ -404,21 +429,19 @@ const isPassing = ({ kind, rule }: Failure): boolean =>
   rule.retry !== 'never' || kind === 'unauthenticated' || kind === 'no-space';
 
 const failed = ({ kind, message }: Failure): FileEnd => ({ state: 'failed', failure: { kind, message } });
-const nothing = () => ({ files: 0, bytes: 0 });
 
-function placeBelow(row: Transfer, root: Place | undefined, path: StorePath): Place {
-  const { store, path: top } = placeOf(row, root);
-  return { store, path: joinPath(top, path) };
-}
+const ended = ({ below, size, dir }: PlannedFile, end: FileEnd): EndedFile => ({
+  below,
+  size,
+  ...(dir && { dir }),
+  ...end,
+});
 
-/** Folders hold names that a path cannot have here; a delete takes them as they are. */
-function targetOf(row: Transfer, path: StorePath): Place | Failure {
-  const to = placeBelow(row, row.to, path);
-  if (row.kind === 'delete') return to;
-  try {
-    parsePath(to.path);
-    return to;
-  } catch (error) {
-    return failureOf(error);
-  }
+/** What the target can't hold fails that file, by name; a delete takes names as they were listed. */
+function targetOf(deps: TreeDeps, row: Transfer, { below, dir }: PlannedFile): Place | Failure {
+  const to = placeBelow(placeOf(row, row.to), below);
+  if (row.kind === 'delete' || (dir && to.path === ROOT)) return to;
+  const why = storeAt(deps, to).refuses(to.path);
+  if (why === undefined) return to;
+  return new Failure('invalid', `could not put ${nameOf(to)}: ${why}`, { store: to.store, path: to.path });
 }

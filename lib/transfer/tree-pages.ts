@@ -3,34 +3,47 @@
  * which is a row of the ledger. They stay as long as the transfer can be retried, and are how its files are looked up.
  */
 import { Failure, type FailureKind, failureOf } from '../errors.ts';
-import type { StorePath } from '../path.ts';
 import { collected, once } from '../stores/bytes.ts';
 import type { Staging } from './staging.ts';
 
-/** A file as it was listed. */
+/** A file as it was listed, or what else was there. */
 export interface PlannedFile {
-  /** Below the tree's root; `''` is the object at the root's own path. */
-  readonly path: StorePath;
+  /** What comes after the tree's root: `''` is the object at the root's own path, else it begins with a slash. */
+  readonly below: string;
   /** Bytes. */
   readonly size: number;
   readonly etag: string;
+  /** A directory that is there on its own; its `size` is 0. */
+  readonly dir?: true;
+  /** It was seen when the tree was listed that it cannot be carried, and this is its end. */
+  readonly end?: FileEnd;
+  /** Nobody could look into it: a retry looks again, and carries what is in it then. */
+  readonly closed?: true;
 }
 
-export const FILE_STATES = ['done', 'skipped', 'failed'] as const;
+export const FILE_STATES = ['done', 'skipped', 'failed', 'left-out'] as const;
 export type FileState = (typeof FILE_STATES)[number];
 /** `superseded`: somebody who was accepted later has written or removed it already. */
 export const FILE_OUTCOMES = ['published', 'removed', 'skipped', 'superseded'] as const;
 export type FileOutcome = (typeof FILE_OUTCOMES)[number];
 
 export type FileEnd =
-  | { readonly state: 'done' | 'skipped'; readonly outcome: FileOutcome }
-  | { readonly state: 'failed'; readonly failure: FileFailure };
+  /** `failure`: why a link was skipped. */
+  | { readonly state: 'done' | 'skipped'; readonly outcome: FileOutcome; readonly failure?: FileFailure }
+  | { readonly state: 'failed' | 'left-out'; readonly failure: FileFailure };
 export interface FileFailure {
   readonly kind: FailureKind;
   readonly message: string;
 }
 /** `size`: where what was carried is another version than was planned, that one's. */
-export type EndedFile = { readonly path: StorePath; readonly size: number } & FileEnd;
+export type EndedFile = Pick<PlannedFile, 'below' | 'dir'> & { readonly size: number } & FileEnd;
+
+/** What tells the files of a tree apart: in a store of keys a marker and an object may have one path. */
+export const keyOf = ({ below, dir }: Pick<PlannedFile, 'below' | 'dir'>): string =>
+  dir ? `${below}/` : `${below}\0`;
+
+/** The count that a state belongs to. */
+export const COUNTED = { done: 'done', skipped: 'skipped', failed: 'failed', 'left-out': 'leftOut' } as const;
 
 /** What is known of a page: of each file its end, if it has one. */
 export interface PageResult {
@@ -40,6 +53,9 @@ export interface PageResult {
   readonly spent: number;
   readonly files: readonly EndedFile[];
 }
+
+/** The page of a download's archive with what is not in it. */
+export const ARCHIVE_PAGE = 0;
 
 const FILE_NAME = /^([a-z0-9]+)-(?:plan|done)-\d+$/;
 

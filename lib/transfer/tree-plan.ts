@@ -3,10 +3,8 @@
 import { Failure } from '../errors.ts';
 import type { Trees } from '../ledger/contract.ts';
 import type { Place, Transfer } from '../ledger/transfer.ts';
-import { isWithin, ROOT, type StorePath } from '../path.ts';
-import type { FileEntry } from '../stores/driver.ts';
-import { nameOf, storeAt, type TransferDeps } from './deps.ts';
-import { headOrNothing } from './plan.ts';
+import type { TransferDeps } from './deps.ts';
+import { entriesOf, nothingAt, plannedOf } from './tree-entries.ts';
 import { type PlannedFile, writePlanPage } from './tree-pages.ts';
 
 export interface TreeDeps extends TransferDeps {
@@ -29,32 +27,6 @@ export function placeOf({ id, kind }: Transfer, place: Place | undefined): Place
   throw new Failure('bug', `the tree ${id} (${kind}) lacks a place: submit it again`);
 }
 
-/** Every file at and below `root`, in the store's order. */
-export async function* filesOf(
-  deps: TransferDeps,
-  root: Place,
-  signal: AbortSignal,
-): AsyncGenerator<readonly FileEntry[]> {
-  const store = storeAt(deps, root);
-  const itself = root.path === ROOT ? undefined : await headOrNothing(store, root, signal);
-  if (itself) yield [itself];
-  for await (const page of store.list(root.path, { deep: true, signal })) {
-    const files = page.filter((entry) => entry.kind === 'file' && isWithin(entry.path, root.path));
-    yield (files as FileEntry[]).filter((file) => file.path !== root.path);
-  }
-}
-
-export const nothingAt = (root: Place): Failure =>
-  new Failure('not-found', `there is no object at or below ${nameOf(root)}`, {
-    op: 'list',
-    store: root.store,
-    path: root.path,
-  });
-
-/** `path` without `root`, which it lies at or below. */
-export const relativeTo = (root: StorePath, path: StorePath): StorePath =>
-  (root === ROOT ? path : path.slice(root.length + 1)) as StorePath;
-
 /**
  * Lists the tree and writes it down. The plan counts from when all of its pages are committed at once: one that is cut
  * off before is made anew, under other page numbers, so that whoever was slower spoils nothing.
@@ -68,9 +40,8 @@ export async function planTree(
   attempt: { readonly signal: AbortSignal; onPlanned(files: number): void },
 ): Promise<boolean> {
   const planner = new Planner(deps, row, attempt.signal);
-  for await (const page of filesOf(deps, root, attempt.signal)) {
-    for (const { path, size, etag } of page)
-      await planner.add({ path: relativeTo(root.path, path), size, etag });
+  for await (const page of entriesOf(deps, root, row, attempt.signal)) {
+    for (const entry of page) await planner.add(plannedOf(deps, root, entry, row));
     attempt.onPlanned(planner.files);
   }
   await planner.flush();
@@ -98,7 +69,7 @@ class Planner {
 
   async add(file: PlannedFile): Promise<void> {
     this.files++;
-    if (this.#row.kind !== 'delete' && file.size >= this.#deps.config.partThresholdBytes)
+    if (this.#row.kind !== 'delete' && !file.end && file.size >= this.#deps.config.partThresholdBytes)
       return this.#write([file], file.size);
     const most = this.pages.length < FIRST.pages ? FIRST.files : PAGE_FILES;
     if (this.#open.length >= most || (this.#bytes > 0 && this.#bytes + file.size > PAGE_BYTES))

@@ -7,6 +7,8 @@ import type { Transfer, TransferResult, TreeCounts, TreePage } from '../ledger/t
 import { nameOf, storeAt } from './deps.ts';
 import { endStaged } from './fetch.ts';
 import { stageArchive } from './tree-archive.ts';
+import { failedFiles, TOLD, tellLeftOut, unsupportedFailure } from './tree-endings.ts';
+import { type EndedFile, readResult } from './tree-pages.ts';
 import { placeOf, planTree, type TreeDeps } from './tree-plan.ts';
 
 /** Pages with a job at once: what a million files are. */
@@ -77,7 +79,8 @@ async function endTree(
     await objects.forget(to);
   }
   const files = await trees.totals(row.id);
-  if (files.failed.files > 0) {
+  if (files.leftOut.files > 0) tellLeftOut(deps, row, files, await firstLeftOut(deps, row, signal));
+  if (files.failed.files > 0 || (files.leftOut.files > 0 && row.onUnsupported === 'fail')) {
     const failure = await failureOfTree(deps, row, files);
     const stagedUntilMs = Date.now() + keepMs;
     const ended = await transfers.end(row.id, row.epoch, { state: 'failed', failure, stagedUntilMs });
@@ -89,20 +92,36 @@ async function endTree(
 }
 
 /** It has the kind of the first one's. */
-async function failureOfTree(deps: TreeDeps, { id }: Transfer, { done, skipped, failed }: TreeCounts) {
-  const all = done.files + skipped.files + failed.files;
-  const count = (files: number): string => files.toLocaleString('en-US');
+async function failureOfTree(deps: TreeDeps, { id }: Transfer, files: TreeCounts) {
+  const some = files.failed.files > 0 ? 'failed' : 'leftOut';
+  for await (const page of pagesOf(deps, id)) {
+    if (page[some].files === 0 || !page.failure) continue;
+    const told = some === 'failed' ? failedFiles : unsupportedFailure;
+    const { kind, message } = told(files, page.failure);
+    return { kind, message };
+  }
+  throw new Failure('bug', `the tree ${id} has failed files on no page`);
+}
+
+async function* pagesOf(deps: TreeDeps, id: string): AsyncGenerator<TreePage> {
   for (let after = -1; ; ) {
     const pages = await deps.ledger.trees.pages(id, after, LOOK_PAGES);
-    const first = pages.find(({ failure }) => failure)?.failure;
-    if (first) {
-      const message = `${count(failed.files)} of ${count(all)} files failed, the first: ${first.message}`;
-      return { kind: first.kind, message };
-    }
+    yield* pages;
     const last = pages.at(-1);
-    if (!last) throw new Failure('bug', `the tree ${id} has failed files on no page`);
+    if (!last) return;
     after = last.page;
   }
+}
+
+async function firstLeftOut(deps: TreeDeps, { id }: Transfer, signal: AbortSignal): Promise<EndedFile[]> {
+  const found: EndedFile[] = [];
+  for await (const { page, leftOut } of pagesOf(deps, id)) {
+    if (leftOut.files === 0) continue;
+    const result = await readResult(deps.staging, id, page, signal);
+    found.push(...(result?.files ?? []).filter(({ state }) => state === 'left-out'));
+    if (found.length >= TOLD) break;
+  }
+  return found;
 }
 
 async function archiveTree(deps: TreeDeps, row: Transfer, attempt: TreeAttempt): Promise<TreeEnd> {

@@ -61,7 +61,7 @@ async function publish(name: string, bytes: Uint8Array, on = store): Promise<voi
 async function listed(dir: string, deep: boolean): Promise<string[]> {
   const paths: string[] = [];
   for await (const page of driver.list(parsePath(dir), { deep, signal }))
-    paths.push(...page.map((entry) => entry.path));
+    paths.push(...page.map((entry) => (entry.kind === 'other' ? `${entry.path} (${entry.is})` : entry.path)));
   return paths.toSorted();
 }
 async function leftovers(): Promise<StorePath[]> {
@@ -98,8 +98,9 @@ describe('symbolic links', () => {
     };
     for (const [what, attempt] of Object.entries(attempts))
       expect({ what, kind: await kindOf(driver, attempt()) }).toEqual({ what, kind: 'invalid' });
-    expect(await listed('', true)).toEqual([]);
-    expect(await listed('', false)).toEqual([]);
+    const links = ['dir (link)', 'file (link)', 'relative (link)'];
+    expect(await listed('', true)).toEqual(links);
+    expect(await listed('', false)).toEqual(links);
     expect(await everything(outside)).toEqual(['secret']);
     expect(await readFile(join(outside, 'secret'), 'utf8')).toBe('not yours');
   });
@@ -120,7 +121,13 @@ describe('symbolic links', () => {
     expect((await read('alias/x')).equals(bytesOf(9))).toBe(true);
     await write('alias/y', bytesOf(2));
     expect((await read('real/y')).equals(bytesOf(2))).toBe(true);
-    expect(await listed('', true)).toEqual(['real/x', 'real/y']);
+    const loop = (dir: string) => `${dir}/loop (link)`;
+    const real = [loop('real'), 'real/x', 'real/y'];
+    expect(await listed('', true)).toEqual([loop('alias'), 'alias/x', 'alias/y', ...real]);
+    const named: string[] = [];
+    for await (const page of driver.list(ROOT, { deep: true, links: 'name', signal }))
+      named.push(...page.map(({ path }) => path));
+    expect(named.toSorted()).toEqual(['alias', 'real/loop', 'real/x', 'real/y']);
   });
 
   test('put in the place of a directory while it is written to never lead a write outside', async () => {
@@ -170,7 +177,17 @@ describe('what is no regular file', () => {
     execFileSync('mkfifo', [join(root, 'pipe')]);
     expect(await kindOf(driver, driver.head(parsePath('pipe'), { signal }))).toBe('not-found');
     expect(await kindOf(driver, read('pipe'))).toBe('not-found');
-    expect(await listed('', false)).toEqual([]);
+    expect(await listed('', false)).toEqual(['pipe (special)']);
+    expect(await listed('pipe', true)).toEqual(['pipe (special)']);
+    expect(await store.removeTree(parsePath('pipe'), signal)).toEqual({ removed: 1 });
+    expect(await everything(root)).toEqual([]);
+  });
+
+  test('a tree that is removed by a link to it loses the link, and what it leads to stays', async () => {
+    await write('real/x', bytesOf(9));
+    await symlink('real', join(root, 'alias'));
+    await store.removeTree(parsePath('alias'), signal);
+    expect(await everything(root)).toEqual(['real', 'real/x']);
   });
 
   test('a directory cannot be replaced by a file', async () => {

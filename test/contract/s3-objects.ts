@@ -4,7 +4,7 @@ import { crc32 } from 'node:zlib';
 import { PutObjectCommand } from '@aws-sdk/client-s3';
 import { describe, expect, it } from 'vitest';
 import { Failure } from '../../lib/errors.ts';
-import { parsePath } from '../../lib/path.ts';
+import { parsePath, type StorePath } from '../../lib/path.ts';
 import { S3Driver } from '../../lib/stores/drivers/s3.ts';
 import type { S3Server } from '../servers/s3.ts';
 import {
@@ -78,18 +78,20 @@ export function s3Objects(server: () => S3Server): void {
       await driver.close();
     });
 
-    it('that mark directories are not listed, and go with the tree', async () => {
+    it('that mark directories are listed as directories', async () => {
       const { driver, prefix } = driverOn(server());
       const client = clientOf(server());
       const marker = { Bucket: BUCKET, Key: `${prefix}/d/inner/`, Body: Buffer.alloc(0), ContentLength: 0 };
       await client.send(new PutObjectCommand(marker));
       await driver.write(parsePath('d/inner/f'), bodyOf(Buffer.from('x')), writeCall());
-      expect(pathsOf(await all(driver.list(parsePath('d'), { signal, deep: true })))).toEqual(['d/inner/f']);
+      expect((await all(driver.list(parsePath('d'), { signal, deep: true }))).map(({ kind, path }) => [kind, path])).toEqual([
+        ['dir', 'd/inner'],
+        ['file', 'd/inner/f'],
+      ]);
       expect(pathsOf(await all(driver.list(parsePath('d/inner'), { signal, deep: false })))).toEqual([
         'd/inner/f',
       ]);
-      await driver.remove([parsePath('d/inner/f')], { signal });
-      await driver.prune(parsePath('d'), { signal });
+      await driver.remove([parsePath('d/inner/f'), 'd/inner/' as StorePath], { signal });
       expect(await all(driver.list(parsePath(''), { signal, deep: false }))).toEqual([]);
       client.destroy();
       await driver.close();

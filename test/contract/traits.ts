@@ -1,5 +1,6 @@
 /** Cases: each declared fact, proved where it is declared and where it is not. */
 import { expect } from 'vitest';
+import type { StorePath } from '../../lib/path.ts';
 import { bodyOf, bytesOf, get, kindOf, list, names, newToken, put, stream, writeCall } from './data.ts';
 import { FILE_AND_DIR_KEPT } from './known.ts';
 import type { Case } from './store.ts';
@@ -40,18 +41,50 @@ export function traitCases(test: Case): void {
     }
   });
 
-  test('directories exist on their own where that is declared, and pruning takes the empty ones', async (on) => {
-    expect(on.driver.prune !== undefined).toBe(on.driver.traits.emptyDirs);
-    expect(on.makeDir !== undefined).toBe(on.driver.traits.emptyDirs);
-    if (!on.makeDir || !on.driver.prune) return;
+  test('directories exist on their own where they can be made, are listed so, and go by their names', async (on) => {
+    expect(on.store.makeDirectory !== undefined).toBe(on.driver.makeDirectory !== undefined);
+    expect(on.makeDir !== undefined).toBe(on.driver.makeDirectory !== undefined);
+    if (!on.makeDir || !on.store.makeDirectory) return;
     await put(on, on.at('d/full/x'), bytesOf(1));
     await on.makeDir(on.at('d/empty/below'));
-    expect(names(on, await list(on, on.at('d'), false))).toEqual(['d/empty/', 'd/full/']);
-    await on.driver.prune(on.at('d'), { signal: on.signal });
-    expect(names(on, await list(on, on.at('d'), false))).toEqual(['d/full/']);
+    await on.store.makeDirectory(on.at('d/made'), on.signal);
+    await on.store.makeDirectory(on.at('d/made'), on.signal);
+    expect(names(on, await list(on, on.at('d'), false))).toEqual(['d/empty/', 'd/full/', 'd/made/']);
+    expect(names(on, await list(on, on.at('d'), true))).toEqual(['d/empty/below/', 'd/full/x', 'd/made/']);
+    expect(names(on, await list(on, on.at('d/made'), true))).toEqual(['d/made/']);
+    expect(await list(on, on.at('d/made'), false)).toEqual([]);
+    const named = ['d/made/', 'd/full/', 'd/absent/'].map((name) => `${on.dir}/${name}` as StorePath);
+    expect(await on.driver.remove(named, { signal: on.signal })).toEqual([]);
+    expect(names(on, await list(on, on.at('d'), true))).toEqual(['d/empty/below/', 'd/full/x']);
     await on.makeDir(on.at('e/empty'));
-    expect(await on.store.removeTree(on.at('e'), on.signal)).toEqual({ removed: 0 });
+    expect(await on.store.removeTree(on.at('e'), on.signal)).toEqual({ removed: 1 });
     expect(names(on, await list(on, on.dir, false))).toEqual(['d/']);
+  });
+
+  test('pruning takes directories that are empty, where they stay by themselves', async (on) => {
+    const { prune } = on.driver;
+    expect(prune !== undefined).toBe(on.driver.traits.namespace === 'hierarchical');
+    if (!on.makeDir || !prune) return;
+    await put(on, on.at('d/full/x'), bytesOf(1));
+    await on.makeDir(on.at('d/empty/below'));
+    await prune.call(on.driver, on.at('d'), { signal: on.signal });
+    expect(names(on, await list(on, on.at('d'), false))).toEqual(['d/full/']);
+  });
+
+  test('a hierarchical store refuses names that lead another way, a flat one takes a segment that is empty', async (on) => {
+    const { namespace } = on.driver.traits;
+    const refused = (name: string): boolean => on.store.refuses(`${on.dir}/${name}` as StorePath) !== undefined;
+    for (const name of ['a//b', '/a', 'a/']) expect(refused(name), name).toBe(namespace === 'hierarchical');
+    for (const name of ['a#b', 'a?b', '%2e%2e', '...', 'a\\b', 'tab\there', ' ', 'x.', '*"<>|:'])
+      expect(refused(name), name).toBe(false);
+    for (const name of ['a//b', '..', 'x/../y', 'x/.']) {
+      if (!refused(name)) continue;
+      const path = `${on.dir}/${name}` as StorePath;
+      expect(await kindOf(on.driver, on.store.head(path, on.signal))).toBe('invalid');
+      expect(await kindOf(on.driver, on.store.read(path, { signal: on.signal }))).toBe('invalid');
+      const draft = on.store.prepare(path, bytesOf(1), { signal: on.signal, token: newToken() });
+      expect(await kindOf(on.driver, draft)).toBe('invalid');
+    }
   });
 
   test('the longest name and path work, and longer ones are refused before anything is sent', async (on) => {

@@ -27,6 +27,7 @@ export class PartsTap {
     const { multipart } = driver;
     return {
       traits: driver.traits,
+      refuses: (path) => driver.refuses(path),
       head: (path, call) => driver.head(path, call),
       read: async (path, range, call) => this.#damaged(await driver.read(path, range, call)),
       write: (path, body, call) => driver.write(path, body, call),

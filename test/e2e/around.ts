@@ -26,6 +26,9 @@ class Around implements Driver {
   get traits() {
     return this.inner.traits;
   }
+  refuses(path: StorePath): string | undefined {
+    return this.inner.refuses(path);
+  }
   head(path: StorePath, call: { signal: AbortSignal }): Promise<FileEntry> {
     return this.inner.head(path, call);
   }
@@ -43,6 +46,9 @@ class Around implements Driver {
   }
   async prune(dir: StorePath, call: { signal: AbortSignal }): Promise<void> {
     await this.inner.prune?.(dir, call);
+  }
+  async makeDirectory(dir: StorePath, call: { signal: AbortSignal }): Promise<void> {
+    await this.inner.makeDirectory?.(dir, call);
   }
   async *leftovers(call: { signal: AbortSignal }) {
     if (this.inner.leftovers) yield* this.inner.leftovers(call);

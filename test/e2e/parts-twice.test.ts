@@ -92,8 +92,8 @@ requireServer('redis')('of two workers with one transfer in parts', () => {
         const parts = jobs(row, between);
         if (way !== 'file of a tree') return runAttempt(deps, row, { ...silent, leaseMs: 60_000, parts });
         const { etag, size } = await deps.stores.get('other')!.head(from.path, signal);
-        const file = { path: ROOT, size, etag };
-        const facts = await BatchFacts.of(ledger.objects, 'other', [file]);
+        const file = { below: '', size, etag };
+        const facts = await BatchFacts.of(ledger.objects, 'other', [{ path: from.path, etag }]);
         const page = { facts, again: runs > 1, onBytes: nothing, parts: { jobs: parts, owner: `${id}.1` } };
         const end = await carryFile({ deps, row, ...silent, ...page }, file, from, to);
         return end === 'handed-out' ? end : end.state;

@@ -23,6 +23,7 @@ const counts = (done: number, failed = 0): TreeCounts & { busyMs: number } => ({
   done: { files: done, bytes: done * 10 },
   skipped: none,
   failed: { files: failed, bytes: failed * 10 },
+  leftOut: none,
   busyMs: 5,
 });
 const pagesOf = (...numbers: number[]) => numbers.map((page) => ({ page, files: 3, bytes: 30 }));
@@ -81,8 +82,14 @@ describe('a page', () => {
       done: { files: 4, bytes: 40 },
       skipped: { files: 1, bytes: 4 },
       failed: { files: 1, bytes: 10 },
+      leftOut: none,
     });
-    expect(await ledger.trees.totals('tnobody')).toEqual({ done: none, skipped: none, failed: none });
+    expect(await ledger.trees.totals('tnobody')).toEqual({
+      done: none,
+      skipped: none,
+      failed: none,
+      leftOut: none,
+    });
   });
 
   test('is open again after a retry where files of it had failed, with what was done', async () => {
@@ -101,6 +108,7 @@ describe('a page', () => {
       done: { files: 5, bytes: 50 },
       skipped: none,
       failed: none,
+      leftOut: none,
     });
     await ledger.transfers.start(id, 2, 'w');
     expect(await ledger.trees.endPage(id, 2, 1, counts(3))).toBe(true);
@@ -149,7 +157,7 @@ describe('a page', () => {
       await ledger.trees.addPages(id, 1, pagesOf(0, 1), 0);
       await ledger.trees.claim(id, 1, [at('a/x').path]);
     }
-    const result = { ...PUBLISHED, files: { done: { files: 6, bytes: 60 }, skipped: none, failed: none } };
+    const result = { ...PUBLISHED, files: { done: { files: 6, bytes: 60 }, skipped: none, failed: none, leftOut: none } };
     await ledger.transfers.end(old.id, 1, { state: 'succeeded', result });
     expect((await ledger.transfers.get(old.id))?.result).toEqual(result);
     clock.nowMs += 2 * DAY_MS;

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { Failure } from '../../lib/errors.ts';
-import { formatStoreUri, parseStoreUri, placeOf } from '../../lib/stores/uri.ts';
+import { absoluteOf, formatStoreUri, parseStoreUri, placeOf, treeOf } from '../../lib/stores/uri.ts';
 
 const failureOf = (act: () => unknown): Failure => {
   try {
@@ -65,33 +65,73 @@ describe('addresses of stores', () => {
 });
 
 describe('places of a transfer', () => {
+  const flat = { traits: { namespace: 'flat' } } as const;
+  const hierarchical = { traits: { namespace: 'hierarchical' } } as const;
   const stores = new Map([
-    ['artifacts', { uri: 's3://models/mlflow' }],
-    ['staged', { uri: 's3://models/mlflow/incoming' }],
-    ['everything', { uri: 's3://raw' }],
-    ['inbox', { uri: '/data/in' }],
+    ['artifacts', { uri: 's3://models/mlflow', ...flat }],
+    ['staged', { uri: 's3://models/mlflow/incoming', ...flat }],
+    ['everything', { uri: 's3://raw', ...flat }],
+    ['inbox', { uri: '/data/in', ...hierarchical }],
   ]);
 
-  it('are artifact paths in the artifact store', () => {
-    expect(placeOf('7/abc/artifacts/w.bin', stores)).toEqual({
-      store: 'artifacts',
-      path: '7/abc/artifacts/w.bin',
-    });
-    expect(placeOf('a name with: colons/x', stores)).toEqual({
-      store: 'artifacts',
-      path: 'a name with: colons/x',
-    });
+  it.each([
+    '7/abc/artifacts/w.bin',
+    'a name with: colons/x',
+    'report#1.txt',
+    '50%.txt',
+    'a%20b',
+    'a?b*c"<>|\\',
+    'tab\there\u0001',
+    'trailing. ',
+    'x//y',
+    'C:/x',
+  ])('are artifact paths in the artifact store, taken as they are: %j', (path) => {
+    expect(placeOf(path, stores)).toEqual({ store: 'artifacts', path });
+    expect(placeOf({ path }, stores)).toEqual({ store: 'artifacts', path });
+    expect(placeOf({ store: 'everything', path }, stores)).toEqual({ store: 'everything', path });
   });
 
-  it('are URIs under the root of a store, the longest root first', () => {
-    expect(placeOf('s3://models/mlflow/7/w.bin', stores)).toEqual({ store: 'artifacts', path: '7/w.bin' });
-    expect(placeOf('s3://models/mlflow/incoming/w.bin', stores)).toEqual({ store: 'staged', path: 'w.bin' });
-    expect(placeOf('s3://models/mlflow/incoming-2/w.bin', stores)).toEqual({
-      store: 'artifacts',
-      path: 'incoming-2/w.bin',
+  it('are URIs under the root of a store, the longest root first, and percent-encoded', () => {
+    const placed = (uri: string) => Object.values(placeOf(uri, stores));
+    expect(placed('s3://models/mlflow/7/w.bin')).toEqual(['artifacts', '7/w.bin']);
+    expect(placed('s3://models/mlflow/incoming/w.bin')).toEqual(['staged', 'w.bin']);
+    expect(placed('s3://models/mlflow/incoming-2/w.bin')).toEqual(['artifacts', 'incoming-2/w.bin']);
+    expect(placed('s3://raw/x/y')).toEqual(['everything', 'x/y']);
+    expect(placed('s3://raw/report%231%25.txt')).toEqual(['everything', 'report#1%.txt']);
+    expect(placed('s3://raw/x//y/')).toEqual(['everything', 'x//y/']);
+    expect(placed('file:///data/in/a%20b')).toEqual(['inbox', 'a b']);
+    expect(placed('file:///data/in//a///b/')).toEqual(['inbox', 'a/b']);
+    expect(placed('file:///data/in/caf%E9')).toEqual(['inbox', 'caf\udce9']);
+    expect(placed('file:///data/in/caf%C3%A9')).toEqual(['inbox', 'café']);
+    expect(placed('file:///data/in/%252e%252e/x')).toEqual(['inbox', '%2e%2e/x']);
+  });
+
+  it('are a store and a path, percent-encoded where it says so', () => {
+    expect(placeOf({ store: 'inbox', path: 'caf%E9#', encoding: 'percent' }, stores)).toEqual({
+      store: 'inbox',
+      path: 'caf\udce9#',
     });
-    expect(placeOf('s3://raw/x/y', stores)).toEqual({ store: 'everything', path: 'x/y' });
-    expect(placeOf('file:///data/in/a%20b', stores)).toEqual({ store: 'inbox', path: 'a b' });
+    expect(placeOf({ store: 'inbox', path: 'a//b/' }, stores)).toEqual({ store: 'inbox', path: 'a/b' });
+    for (const given of [
+      { store: 'nowhere', path: 'x' },
+      { store: 'inbox', path: '/x' },
+      { store: 'inbox', path: '%E' , encoding: 'percent' as const },
+      { store: 'everything', path: 'lone \ud800' },
+      { store: 'everything', path: 'byte \udce9' },
+      's3://raw/report#1.txt',
+      's3://raw/what?',
+      's3://raw/100%',
+      'file:///data/in/a%zz',
+      'lone \udce9',
+    ])
+      expect(failureOf(() => placeOf(given, stores)).kind, JSON.stringify(given)).toBe('invalid');
+  });
+
+  it('of trees may end in a slash, and may be a root', () => {
+    expect(treeOf('s3://raw/x/', stores)).toEqual({ store: 'everything', path: 'x' });
+    expect(treeOf('s3://raw/x//', stores)).toEqual({ store: 'everything', path: 'x/' });
+    expect(treeOf('s3://raw', stores)).toEqual({ store: 'everything', path: '' });
+    expect(treeOf('file:///data/in/', stores)).toEqual({ store: 'inbox', path: '' });
   });
 
   it.each([
@@ -113,11 +153,9 @@ describe('places of a transfer', () => {
   it.each([
     'file:///data/in/../../etc/passwd',
     'file:///data/in/%2e%2e/%2e%2e/etc/passwd',
-    'file:///data/in/%252e%252e/x',
     's3://models/mlflow/../secret',
     's3://models/mlflow/%2e%2e/secret',
-    '../x',
-    '/etc/passwd',
+    's3://models/mlflow%2f..%2fsecret',
     'file:etc',
   ])('refuse what would climb out: %s', (given) => {
     expect(failureOf(() => placeOf(given, stores)).kind).toBe('invalid');
@@ -126,5 +164,12 @@ describe('places of a transfer', () => {
   it('are objects, not roots', () => {
     for (const given of ['', 's3://models/mlflow', 's3://raw/', 'file:///data/in'])
       expect(failureOf(() => placeOf(given, stores)).kind).toBe('invalid');
+  });
+
+  it('are one object where they are at one place', () => {
+    const at = (given: string | { store: string; path: string }) => absoluteOf(placeOf(given, stores), stores);
+    expect(at('incoming/x')).toBe(at({ store: 'staged', path: 'x' }));
+    expect(at('s3://models/mlflow/x')).toBe(at('x'));
+    expect(at('x')).not.toBe(at({ store: 'everything', path: 'x' }));
   });
 });

@@ -7,8 +7,8 @@ import { type Progress, readProgress } from '../../../lib/jobs/progress.ts';
 import type { TransferFilter } from '../../../lib/ledger/contract.ts';
 import { newTransferId } from '../../../lib/ledger/ids.ts';
 import type { NewTransfer, Place, Transfer } from '../../../lib/ledger/transfer.ts';
-import { isWithin } from '../../../lib/path.ts';
-import { placeOf, treeOf } from '../../../lib/stores/uri.ts';
+import { isWithin, ROOT, type StorePath } from '../../../lib/path.ts';
+import { absoluteOf, type GivenPlace, placeOf, treeOf } from '../../../lib/stores/uri.ts';
 import { answerAccepted, deadlineMsOf, enqueue, idempotencyOf, prefixOf } from '../accept.ts';
 import { demandAt, demandControl, demandPlaces, demandSight, maySee } from '../access.ts';
 import type { Principal } from '../auth.ts';
@@ -194,10 +194,11 @@ function planned(
   repeated: boolean,
 ): NewTransfer {
   const from = 'from' in asked ? placeIn(deps, 'from', asked.from, asked.tree) : undefined;
-  const to = 'to' in asked ? placeIn(deps, 'to', asked.to, asked.tree && asked.kind !== 'delete') : undefined;
+  const to = 'to' in asked ? placeIn(deps, 'to', asked.to, asked.tree, asked.kind === 'delete') : undefined;
+  if (asked.tree && asked.kind === 'delete' && to?.path === ROOT)
+    throw new Failure('invalid', 'to: this names the root of a store, not an object in it');
   demandPlaces(principal, { from, to });
-  if (asked.tree && from && to && overlap(from, to))
-    throw new Failure('invalid', 'to: a tree cannot be copied to a place that holds it or lies in it');
+  if (from && to) refuseOnItself(deps, from, to, asked.tree === true);
   return {
     id: newTransferId(),
     kind: asked.kind,
@@ -206,6 +207,8 @@ function planned(
     expected: 'checksum' in asked ? asked.checksum : undefined,
     onExists: 'onExists' in asked ? asked.onExists : 'replace',
     tree: asked.tree === true,
+    links: 'links' in asked ? asked.links : undefined,
+    onUnsupported: asked.onUnsupported,
     priority: asked.priority,
     labels: asked.labels,
     deadlineMs: deadlineMsOf(asked.deadline, repeated),
@@ -220,17 +223,29 @@ const planUntilMs = (
 ): number | undefined => (tree && to ? Date.now() + config.failedBytesMs : undefined);
 
 /** @throws Failure `invalid` that names the field */
-function placeIn(deps: ApiDeps, field: 'from' | 'to', given: string, tree = false): Place {
+function placeIn(deps: ApiDeps, field: 'from' | 'to', given: GivenPlace, tree = false, removed = false): Place {
   try {
-    return tree ? treeOf(given, deps.stores) : placeOf(given, deps.stores);
+    const place = tree ? treeOf(given, deps.stores) : placeOf(given, deps.stores);
+    const store = deps.stores.get(place.store);
+    // a flat store removes any key, also one that nobody can read
+    const asIs = place.path === ROOT || (removed && store?.traits.namespace === 'flat');
+    const why = asIs ? undefined : store?.refuses(place.path);
+    if (why !== undefined) throw new Failure('invalid', `Invalid path: ${why}`);
+    return place;
   } catch (error) {
     const { kind, message } = failureOf(error);
     throw new Failure(kind, `${field}: ${message}`, {}, { cause: error });
   }
 }
 
-const overlap = (a: Place, b: Place): boolean =>
-  a.store === b.store && (isWithin(a.path, b.path) || isWithin(b.path, a.path));
+/** Compared by where they are: an artifact path and a URI, or two stores, may name one object. */
+function refuseOnItself({ stores }: ApiDeps, from: Place, to: Place, tree: boolean): void {
+  const [source, target] = [absoluteOf(from, stores), absoluteOf(to, stores)] as [StorePath, StorePath];
+  if (source === target && !tree)
+    throw new Failure('invalid', 'to: this is the object itself: a copy onto itself would change nothing');
+  if (tree && (isWithin(source, target) || isWithin(target, source)))
+    throw new Failure('invalid', 'to: a tree cannot be copied to a place that holds it or lies in it');
+}
 
 async function filesSoFar({ ledger: { trees } }: ApiDeps, id: string): Promise<FilesSoFar> {
   const [{ complete, files, bytes }, totals] = await Promise.all([trees.planned(id), trees.totals(id)]);

@@ -9,9 +9,10 @@ import { ARTIFACTS_STORE, demandAt } from '../access.ts';
 import { requestBytes, requestSignal } from '../body.ts';
 import { isConditional, refusePiece } from '../conditional.ts';
 import type { ApiDeps } from '../deps.ts';
+import { inStore } from '../../../lib/stores/uri.ts';
 import { expectedDigests } from '../digest-headers.ts';
 import { transferView, uploadOptions } from '../schemas.ts';
-import { artifactTarget, UPLOADS } from '../target.ts';
+import { UPLOADS, uploadTarget } from '../target.ts';
 import { withZod } from '../validation.ts';
 import { IDEMPOTENCY_HELP } from './transfers.ts';
 
@@ -46,15 +47,19 @@ export function registerUploads(plain: FastifyInstance, deps: ApiDeps): void {
       },
     },
     (request, reply) => {
-      const { path, slash } = artifactTarget(request.raw);
-      if (slash) throw new Failure('invalid', 'Invalid path: an upload names a file; this ends with a slash');
+      const given = uploadTarget(request.raw);
+      if (given === '' || given.endsWith('/'))
+        throw new Failure('invalid', 'Invalid path: an upload names a file; this ends with a slash');
+      const to = inStore(ARTIFACTS_STORE, given, deps.stores);
+      const why = deps.artifacts.refuses(to.path);
+      if (why !== undefined) throw new Failure('invalid', `Invalid path: ${why}`);
       refusePiece(request.headers);
       if (isConditional(request.headers))
         throw new Failure(
           'invalid',
           'conditions such as If-None-Match are kept by a synchronous PUT only; here say on-exists=fail, skip or skip-if-same',
         );
-      return acceptUpload(deps, request, reply, { store: ARTIFACTS_STORE, path }, request.query);
+      return acceptUpload(deps, request, reply, to, request.query);
     },
   );
 }

@@ -4,10 +4,10 @@
  */
 import { constants, readlinkSync } from 'node:fs';
 import { type FileHandle, mkdir, open, realpath, rmdir } from 'node:fs/promises';
-import { join } from 'node:path';
 import { Coalesced } from '../../coalesced.ts';
 import { Failure } from '../../errors.ts';
 import { baseName, parentOf, type StorePath } from '../../path.ts';
+import { bytesOfText, textOfBytes } from '../../path-bytes.ts';
 
 /** Linux names an open folder's entries by `/proc/self/fd/<n>/<name>`; elsewhere the checked real path must do. */
 const HAS_PROC = process.platform === 'linux';
@@ -33,8 +33,12 @@ export class Folder {
   }
 
   /** What to call the entry `name` of this very folder, whatever its path leads to by now. */
-  at(name: string): string {
-    return HAS_PROC ? `/proc/self/fd/${this.#handle.fd}/${name}` : join(this.#realPath, name);
+  at(name: string): string | Buffer {
+    return nativePath(this.self, name);
+  }
+  /** Where it really is. */
+  get realPath(): string {
+    return this.#realPath;
   }
   /** What to call the folder itself. */
   get self(): string {
@@ -102,9 +106,10 @@ export class Folders {
   }
 
   async #openFolder(dir: StorePath): Promise<Folder> {
-    const handle = await open(join(this.root, dir), FOLDER_FLAGS);
+    const path = this.nativePathOf(dir);
+    const handle = await open(path, FOLDER_FLAGS);
     try {
-      const real = await this.realPathOf(handle, join(this.root, dir));
+      const real = await this.realPathOf(handle, path);
       this.assertInside(real, dir);
       const opened = this.#open.get(dir);
       return new Folder(handle, real, () => opened && this.#forget(dir, opened));
@@ -175,18 +180,37 @@ export class Folders {
     }
   }
 
+  nativePathOf(path: StorePath): string | Buffer {
+    return path === '' ? this.root : nativePath(this.root, path);
+  }
+
   /** Where an open file or folder really is. */
-  async realPathOf(handle: FileHandle, path: string): Promise<string> {
+  async realPathOf(handle: FileHandle, path: string | Buffer): Promise<string> {
     // the kernel knows it without asking a disk or a server, so this never blocks
-    return HAS_PROC ? readlinkSync(`/proc/self/fd/${handle.fd}`) : realpath(path);
+    const real = HAS_PROC ? readlinkSync(`/proc/self/fd/${handle.fd}`, 'buffer') : await realpath(path, 'buffer');
+    return textOfBytes(real);
+  }
+
+  isInside(real: string): boolean {
+    return real === this.root || real.startsWith(this.root === '/' ? '/' : `${this.root}/`);
   }
 
   /** @throws Failure `invalid` */
   assertInside(real: string, path: StorePath): void {
-    if (real === this.root || real.startsWith(this.root === '/' ? '/' : `${this.root}/`)) return;
+    if (this.isInside(real)) return;
     throw new Failure('invalid', 'Invalid path: resolved path is outside the artifact directory', { path });
   }
 }
 
+/** `name` in `folder`, as bytes where it is no text. */
+function nativePath(folder: string, name: string): string | Buffer {
+  const bytes = bytesOfText(name);
+  const start = folder === '/' ? '/' : `${folder}/`;
+  return typeof bytes === 'string' ? start + bytes : Buffer.concat([Buffer.from(start), bytes]);
+}
+
 export const codeOf = (error: unknown): string | undefined =>
   (error as NodeJS.ErrnoException | undefined)?.code;
+
+/** This user may not look into it, or change what is in it. */
+export const isClosed = (error: unknown): boolean => ['EACCES', 'EPERM'].includes(codeOf(error) ?? '');

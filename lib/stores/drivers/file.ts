@@ -10,10 +10,10 @@
  * Tested on ext4, tmpfs and overlayfs (Linux).
  */
 import { constants } from 'node:fs';
-import { type FileHandle, open, readdir, realpath, unlink } from 'node:fs/promises';
-import { join } from 'node:path';
+import { type FileHandle, open, readdir, realpath, rmdir, unlink } from 'node:fs/promises';
 import { Failure } from '../../errors.ts';
-import { baseName, parentOf, type StorePath } from '../../path.ts';
+import { baseName, joinPath, parentOf, type StorePath } from '../../path.ts';
+import { textOfBytes } from '../../path-bytes.ts';
 import { makeFolder } from '../../path-folder.ts';
 import { once } from '../bytes.ts';
 import type {
@@ -31,7 +31,7 @@ import type {
   WriteCall,
 } from '../driver.ts';
 import { classifyFileError } from './file-errors.ts';
-import { codeOf, Folders } from './file-folder.ts';
+import { codeOf, type Folder, Folders, isClosed } from './file-folder.ts';
 import { leftoversIn, listFolder } from './file-list.ts';
 import { FileMultipart, unlinkAll } from './file-multipart.ts';
 import {
@@ -70,7 +70,7 @@ export class FileDriver implements Driver {
       createOnly: true,
       conditionalWrite: false,
       rangedRead: true,
-      emptyDirs: true,
+      namespace: 'hierarchical',
       fileAndDir: false,
       lateParts: 'may-land',
       checksWrites: false,
@@ -78,6 +78,15 @@ export class FileDriver implements Driver {
       maxNameBytes: 255,
       connections: 64,
     };
+  }
+
+  refuses(path: StorePath): string | undefined {
+    const names = path === '' ? [] : path.split('/');
+    const wrong = names.find((name) => name === '' || name === '.' || name === '..');
+    if (wrong !== undefined)
+      return wrong === '' ? 'it has an empty segment' : `it contains the segment '${wrong}'`;
+    if (path.includes('\0')) return 'a file name cannot contain a NUL';
+    return undefined;
   }
 
   async head(path: StorePath, call: Call): Promise<FileEntry> {
@@ -127,40 +136,43 @@ export class FileDriver implements Driver {
 
   async remove(paths: readonly StorePath[], call: Call): Promise<readonly RemoveFailure[]> {
     const failures: RemoveFailure[] = [];
-    const byFolder = Map.groupBy(paths, parentOf);
-    for (const [dir, files] of byFolder) {
+    const byFolder = Map.groupBy(paths, (path) => parentOf(withoutSlash(path)));
+    for (const [dir, entries] of byFolder) {
       call.signal.throwIfAborted();
       try {
         await this.#folders.use(dir, false, async (folder) => {
-          for (const path of files)
-            await unlink(folder.at(baseName(path))).catch((error: unknown) => {
+          for (const path of entries)
+            await removeFrom(folder, path).catch((error: unknown) => {
               if (!isAbsent(error)) failures.push({ path, error });
             });
           await folder.sync();
         });
         await this.#folders.prune(dir);
       } catch (error) {
-        if (!isAbsent(error)) failures.push(...files.map((path) => ({ path, error })));
+        if (!isAbsent(error)) failures.push(...entries.map((path) => ({ path, error })));
       }
     }
     return failures;
   }
 
-  /** Also removes links to directories, which `list` does not walk and so nobody else removes. */
+  async makeDirectory(dir: StorePath, call: Call): Promise<void> {
+    call.signal.throwIfAborted();
+    await this.#folders.use(dir, true, (folder) => folder.sync());
+  }
+
   async prune(dir: StorePath, call: Call): Promise<void> {
     call.signal.throwIfAborted();
     const below = await this.#folders
-      .use(dir, false, (folder) => readdir(folder.self, { withFileTypes: true }))
+      .use(dir, false, (folder) => readdir(folder.self, { withFileTypes: true, encoding: 'buffer' }))
       .catch((error: unknown) => {
-        if (isAbsent(error)) return undefined;
+        // a directory that is closed is not empty, as far as anybody can say
+        if (isAbsent(error) || isClosed(error)) return undefined;
         throw error;
       });
     if (!below) return;
-    const path = (name: string) => (dir === '' ? name : `${dir}/${name}`) as StorePath;
-    for (const name of below) {
-      if (name.isDirectory()) await this.prune(path(name.name), call);
-      else if (name.isSymbolicLink()) await this.remove([path(name.name)], call);
-    }
+    for (const entry of below)
+      if (entry.isDirectory())
+        await this.prune(joinPath(dir, textOfBytes(entry.name) as StorePath), call);
     await this.#folders.prune(dir);
   }
 
@@ -175,7 +187,7 @@ export class FileDriver implements Driver {
 
   /** A regular file inside the root, by what was opened and not by what its path said. */
   async #open(path: StorePath): Promise<{ readonly handle: FileHandle; readonly entry: FileEntry }> {
-    const file = join(this.#folders.root, path);
+    const file = this.#folders.nativePathOf(path);
     const handle = await open(file, READ_FLAGS).catch((error: unknown) => {
       if (codeOf(error) !== 'ENOTDIR') throw error;
       throw new Failure('not-found', `no such file: a directory above ${path} is a file`, { path });
@@ -197,4 +209,11 @@ export class FileDriver implements Driver {
   }
 }
 
-const isAbsent = (error: unknown): boolean => ['ENOENT', 'ENOTDIR', 'EISDIR'].includes(codeOf(error) ?? '');
+/** A directory is no file, and one that is not empty is not there to be removed either. */
+const isAbsent = (error: unknown): boolean =>
+  ['ENOENT', 'ENOTDIR', 'EISDIR', 'ENOTEMPTY', 'EEXIST'].includes(codeOf(error) ?? '');
+
+const withoutSlash = (path: StorePath): StorePath => path.replace(/\/$/, '') as StorePath;
+
+const removeFrom = (folder: Folder, path: StorePath): Promise<void> =>
+  path.endsWith('/') ? rmdir(folder.at(baseName(withoutSlash(path)))) : unlink(folder.at(baseName(path)));

@@ -61,7 +61,7 @@ export class MemoryDriver implements Driver {
     createOnly: true,
     conditionalWrite: true,
     rangedRead: true,
-    emptyDirs: false,
+    namespace: 'flat',
     fileAndDir: true,
     lateParts: 'refused',
     checksWrites: true,
@@ -80,6 +80,10 @@ export class MemoryDriver implements Driver {
     this.multipart = this.#multipart(goodBytes);
     this.serverCopy = this.#serverCopy(server);
     server.drivers.set(this.#name, this);
+  }
+
+  refuses(): undefined {
+    return undefined;
   }
 
   async head(path: StorePath, call: Call): Promise<FileEntry> {

@@ -7,7 +7,8 @@ import {
   type S3ClientConfig,
 } from '@aws-sdk/client-s3';
 import { Failure } from '../../errors.ts';
-import { parsePath, type StorePath } from '../../path.ts';
+import type { StorePath } from '../../path.ts';
+import { percentDecoded } from '../../path-bytes.ts';
 import type { WriteCall } from '../driver.ts';
 import type { Gate } from '../gate.ts';
 import { refuseDoubledBucket, type S3Settings } from './s3-config.ts';
@@ -202,16 +203,10 @@ export class S3Connection {
     return key === '' ? '' : `${key}/`;
   }
 
-  /** The path of a key; undefined: not below the prefix, a directory marker, ours and hidden, or no path can name it. */
+  /** The path of a key; undefined: it is not below the prefix. */
   pathOf(key: string): StorePath | undefined {
     const root = this.prefixOf('' as StorePath);
-    if (!key.startsWith(root)) return undefined;
-    const below = key.slice(root.length);
-    try {
-      return below !== '' && parsePath(below) === below ? (below as StorePath) : undefined;
-    } catch {
-      return undefined;
-    }
+    return key.startsWith(root) ? (key.slice(root.length) as StorePath) : undefined;
   }
 
   async close(): Promise<void> {
@@ -269,7 +264,7 @@ export function crcOf(text: string | undefined): number | undefined {
 
 /** Keys of a listing asked for with `EncodingType: 'url'`; a server that did not encode says so by its silence. */
 export const decodeKey = (key: string, encoding: string | undefined): string =>
-  encoding === 'url' ? decodeURIComponent(key.replaceAll('+', ' ')) : key;
+  encoding === 'url' ? (percentDecoded(key.replaceAll('+', ' ')) ?? key) : key;
 
 export const changed = (cause?: unknown): Failure =>
   new Failure('precondition', 'the object is not the version that was asked for', {}, { cause });

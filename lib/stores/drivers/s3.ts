@@ -19,7 +19,7 @@ import {
   PutObjectCommand,
 } from '@aws-sdk/client-s3';
 import { FAILURES, Failure } from '../../errors.ts';
-import type { StorePath } from '../../path.ts';
+import { isHiddenName, type StorePath } from '../../path.ts';
 import { once } from '../bytes.ts';
 import type {
   Body,
@@ -30,6 +30,7 @@ import type {
   Entry,
   FileEntry,
   ListCall,
+  OtherEntry,
   ReadCall,
   Reading,
   RemoveFailure,
@@ -84,13 +85,21 @@ export class S3Driver implements Driver {
         return s3.facts.checksWrites ?? true;
       },
       rangedRead: true,
-      emptyDirs: true, // as markers, which other tools make
+      namespace: 'flat',
       fileAndDir: true,
       lateParts: 'refused',
       maxPathBytes: MAX_KEY_BYTES - Buffer.byteLength(s3.prefixOf('' as StorePath)),
       maxNameBytes: MAX_KEY_BYTES,
       connections: 32,
     };
+  }
+
+  refuses(path: StorePath): string | undefined {
+    if (!path.isWellFormed()) return 'a key is Unicode, and this name has bytes that are no UTF-8';
+    // clients and servers resolve these on the way, and the request would reach another object
+    const dots = path.split('/').find((name) => name === '.' || name === '..');
+    if (dots !== undefined) return `it contains the segment '${dots}', which servers take for a way up or nowhere`;
+    return undefined;
   }
 
   async head(path: StorePath, call: Call): Promise<FileEntry> {
@@ -203,18 +212,40 @@ export class S3Driver implements Driver {
   }
 
   async *list(dir: StorePath, call: ListCall): AsyncGenerator<readonly Entry[]> {
+    const s3 = this.#s3;
     for await (const page of this.#pages(dir, call)) {
       const entries: Entry[] = [];
       for (const { Prefix } of page.CommonPrefixes ?? []) {
-        const path = this.#s3.pathOf(decodeKey(Prefix ?? '', page.EncodingType).replace(/\/$/, ''));
+        const path = s3.pathOf(decodeKey(Prefix ?? '', page.EncodingType).replace(/\/$/, ''));
         if (path !== undefined) entries.push({ kind: 'dir', path });
       }
       for (const object of page.Contents ?? []) {
-        const path = this.#s3.pathOf(decodeKey(object.Key ?? '', page.EncodingType));
-        if (path !== undefined) entries.push(entryOf(path, object.Size ?? 0, object));
+        const key = decodeKey(object.Key ?? '', page.EncodingType);
+        // the marker of the very directory that is listed
+        if (!call.deep && key === s3.prefixOf(dir)) continue;
+        const entry = this.#entryOf(key, object);
+        if (entry) entries.push(entry);
       }
       if (entries.length > 0) yield entries;
     }
+  }
+
+  #entryOf(key: string, object: ListedObject): Entry | undefined {
+    const s3 = this.#s3;
+    const path = s3.pathOf(key);
+    if (path === undefined || isHiddenName(path)) return undefined;
+    const size = object.Size ?? 0;
+    if (path === '' && size === 0) return undefined; // the marker of the store itself
+    const other = (is: OtherEntry['is'], why: string): Entry => ({ kind: 'other', path, size, is, why });
+    if (key.endsWith('/') && size === 0) {
+      const dir = path.slice(0, -1) as StorePath;
+      return s3.prefixOf(dir) === key
+        ? { kind: 'dir', path: dir }
+        : other('name', 'it is the marker of a directory without a name');
+    }
+    if (path === '') return other('name', 'its key is that of the store itself, and it is no marker');
+    const why = this.refuses(path);
+    return why === undefined ? entryOf(path, size, object) : other('name', why);
   }
 
   async *#pages(dir: StorePath, call: ListCall) {
@@ -245,37 +276,46 @@ export class S3Driver implements Driver {
     return this.#removeKeys(new Map(paths.map((path) => [this.#s3.keyOf(path), path])), call);
   }
 
-  /** Removes the markers (empty objects whose keys end in `/`) that other tools make of directories, at and below `dir`. */
-  async prune(dir: StorePath, call: Call): Promise<void> {
-    for await (const page of this.#pages(dir, { ...call, deep: true })) {
-      const markers = new Map<string, StorePath>();
-      for (const { Key, Size } of page.Contents ?? []) {
-        const key = decodeKey(Key ?? '', page.EncodingType);
-        const path = key.endsWith('/') && Size === 0 ? this.#s3.pathOf(key.slice(0, -1)) : undefined;
-        if (path !== undefined) markers.set(key, path);
-      }
-      const failed = await this.#removeKeys(markers, call);
-      if (failed[0]) throw failed[0].error;
-    }
+  /** A marker, as other tools make it: an empty object whose key ends in a slash. */
+  async makeDirectory(dir: StorePath, call: Call): Promise<void> {
+    const s3 = this.#s3;
+    const Key = s3.prefixOf(dir);
+    if (Key === '') return;
+    await s3.call(call.signal, (client, options) =>
+      client.send(
+        new PutObjectCommand({
+          ...s3.objectArgs({ ...call, mode: 'replace', token: 'directory' }),
+          ...s3.common,
+          Key,
+          Body: new Uint8Array(),
+          ContentLength: 0,
+        }),
+        options,
+      ),
+    );
   }
 
   /** Throws what is worth another try, answers what is not. */
   async #removeKeys(keys: ReadonlyMap<string, StorePath>, call: Call): Promise<RemoveFailure[]> {
     const failures: RemoveFailure[] = [];
-    const together = keys.size > 1 ? [...keys.keys()].filter((key) => IN_XML.test(key)) : [];
+    // a URL with such a segment would be resolved on its way, and another object would go
+    const onlyInXml = (key: string): boolean => /(^|\/)\.\.?(\/|$)/.test(key);
+    const together = [...keys.keys()].filter(
+      (key) => IN_XML.test(key) && (keys.size > 1 || onlyInXml(key)),
+    );
     for (let at = 0; at < together.length; at += DELETE_PAGE) {
       const page = together.slice(at, at + DELETE_PAGE);
       for (const { Key, Code, Message } of await this.#removePage(page, call)) {
         const path = keys.get(Key ?? '');
         const error = new S3Error({ code: Code ?? '', message: Message ?? 'the server gave no reason' });
         if (path === undefined) throw error; // one of them is still there, and the server does not say which
-        if (Code !== 'NoSuchKey') failures.push({ path, error });
+        if (!isAbsent(error, Key ?? '')) failures.push({ path, error });
       }
     }
     const sent = new Set(together);
     for (const [key, path] of keys) {
       if (sent.has(key)) continue;
-      const error = await this.#removeOne(key, call);
+      const error = onlyInXml(key) ? unaddressable(key) : await this.#removeOne(key, call);
       if (error !== undefined) failures.push({ path, error });
     }
     return failures;
@@ -290,7 +330,7 @@ export class S3Driver implements Driver {
       return undefined;
     } catch (error) {
       if (!(error instanceof S3Error) || FAILURES[classifyS3(error).kind].retry !== 'never') throw error;
-      return error.code === 'NoSuchKey' ? undefined : error;
+      return isAbsent(error, Key) ? undefined : error;
     }
   }
 
@@ -316,6 +356,23 @@ export class S3Driver implements Driver {
     await this.#s3.close();
   }
 }
+
+/** An object of a listing. */
+interface ListedObject {
+  readonly Size?: number | undefined;
+  readonly ETag?: string | undefined;
+  readonly LastModified?: Date | undefined;
+}
+
+/** versitygw keeps keys as files: the marker of a directory that is not empty is that directory, and stays. */
+const isAbsent = ({ code }: S3Error, key: string): boolean =>
+  code === 'NoSuchKey' || (code === 'ErrDirectoryNotEmpty' && key.endsWith('/'));
+
+const unaddressable = (key: string): Failure =>
+  new Failure(
+    'unsupported',
+    `neither a URL nor XML can carry the key ${JSON.stringify(key)}: remove it with a tool that can`,
+  );
 
 /** Keys that XML can carry; others are removed one by one, by URL. */
 const IN_XML = /^[\u0020-\ud7ff\ue000-\ufffd\u{10000}-\u{10ffff}]+$/u;

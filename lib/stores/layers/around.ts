@@ -2,7 +2,7 @@
 import { Failure } from '../../errors.ts';
 import type { Body, Call, Classified, Driver, Multipart, Reading, ServerCopy, WriteCall } from '../driver.ts';
 
-export type OnceOp = 'head' | 'remove' | 'prune' | 'begin' | 'finish' | 'abandon' | 'copy' | 'copy-part';
+export type OnceOp = 'head' | 'remove' | 'prune' | 'make-directory' | 'begin' | 'finish' | 'abandon' | 'copy' | 'copy-part';
 export type SendOp = 'write' | 'part';
 export type PagesOp = 'list' | 'leftovers' | 'parts' | 'pending';
 export type StoreOp = OnceOp | SendOp | PagesOp | 'read';
@@ -43,6 +43,7 @@ export function around(driver: Driver, hooks: Hooks): Driver {
   const { multipart, serverCopy } = driver;
   return {
     traits: driver.traits,
+    refuses: (path) => driver.refuses(path),
     head: (path, call) => hooks.once('head', call, (signal) => driver.head(path, { ...call, signal })),
     read: (path, range, call) =>
       hooks.read(call.signal, (signal) => driver.read(path, range, { ...call, signal })),
@@ -55,6 +56,10 @@ export function around(driver: Driver, hooks: Hooks): Driver {
     classify: (error) => driver.classify(error),
     ...(driver.prune && {
       prune: (dir, call) => hooks.once('prune', call, (signal) => driver.prune!(dir, { ...call, signal })),
+    }),
+    ...(driver.makeDirectory && {
+      makeDirectory: (dir, call) =>
+        hooks.once('make-directory', call, (signal) => driver.makeDirectory!(dir, { ...call, signal })),
     }),
     ...(driver.leftovers && {
       leftovers: (call) =>

@@ -6,7 +6,13 @@ import { z } from 'zod';
 import type { ExpectedDigests } from '../../lib/digests.ts';
 import { FAILURE_KINDS } from '../../lib/errors.ts';
 import { GC_TASKS } from '../../lib/jobs/jobs.ts';
-import { LINKS, ON_EXISTS, ON_UNSUPPORTED, TRANSFER_KINDS, TRANSFER_STATES } from '../../lib/ledger/transfer.ts';
+import {
+  LINKS,
+  ON_EXISTS,
+  ON_UNSUPPORTED,
+  TRANSFER_KINDS,
+  TRANSFER_STATES,
+} from '../../lib/ledger/transfer.ts';
 import { FILE_OUTCOMES, FILE_STATES } from '../../lib/transfer/tree-pages.ts';
 
 const HEX_LENGTHS = { 'sha-256': 64, 'sha-512': 128, md5: 32, crc32: 8 } as const;
@@ -31,7 +37,9 @@ const place = z
         encoding: z
           .literal('percent')
           .optional()
-          .describe('`path` is percent-encoded bytes, for a name that is no Unicode; else it is taken as it is.'),
+          .describe(
+            '`path` is percent-encoded bytes, for a name that is no Unicode; else it is taken as it is.',
+          ),
       }),
     ],
     { error: ONE_PLACE },
@@ -236,7 +244,10 @@ const failure = z
   .meta({ id: 'Failure' });
 const pathView = {
   path: z.string(),
-  encoding: z.literal('percent').optional().describe('The name is no Unicode: `path` is percent-encoded bytes.'),
+  encoding: z
+    .literal('percent')
+    .optional()
+    .describe('The name is no Unicode: `path` is percent-encoded bytes.'),
 };
 const placeView = z.object({ store: z.string(), ...pathView }).meta({ id: 'Place' });
 

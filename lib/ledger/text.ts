@@ -11,8 +11,9 @@ const BYTES = 0x10fe00;
 /** First half of every character from U+10FC00 on: text without it is stored as it is. */
 const HALF = '\udbff';
 
+// biome-ignore lint/suspicious/noControlCharactersInRegex: NUL is what this looks for
 const TO_STORE = /[\u0000\udc80-\udcff\u{10fe00}-\u{10feff}]/gu;
-const STORED = /\u{10fe00}([^])|[\u{10fe01}\u{10fe80}-\u{10feff}]/gu;
+const STORED = /\u{10fe00}([\s\S])|[\u{10fe01}\u{10fe80}-\u{10feff}]/gu;
 
 export function storable(text: string): string {
   if (text.isWellFormed() && !text.includes('\0') && !text.includes(HALF)) return text;

@@ -33,7 +33,9 @@ export interface NotRemoved {
 export function removablePath(entry: Entry): StorePath | undefined {
   if (entry.path === ROOT) return undefined;
   if (entry.kind === 'dir') return `${entry.path}/` as StorePath;
-  return entry.kind === 'other' && (entry.is === 'closed' || entry.is === 'reserved') ? undefined : entry.path;
+  return entry.kind === 'other' && (entry.is === 'closed' || entry.is === 'reserved')
+    ? undefined
+    : entry.path;
 }
 
 export class Store {
@@ -115,10 +117,7 @@ export class Store {
   }
 
   /** Pages of what lies below `dir`; nothing there, or a file: no pages. */
-  list(
-    dir: StorePath,
-    opts: ListCall,
-  ): AsyncIterable<readonly Entry[]> {
+  list(dir: StorePath, opts: ListCall): AsyncIterable<readonly Entry[]> {
     if (dir !== ROOT) this.#mayName('list', dir);
     return this.#told('list', dir, opts.signal, this.#driver.list(dir, opts));
   }

@@ -23,7 +23,8 @@ export async function* entriesOf(
   const listed = kind !== 'delete' && links === 'follow' ? 'follow' : 'name';
   for await (const page of store.list(root.path, { deep: true, links: listed, signal }))
     yield page.filter(
-      (entry) => isWithin(entry.path, root.path) && (entry.kind === 'dir' || !itself || entry.path !== root.path),
+      (entry) =>
+        isWithin(entry.path, root.path) && (entry.kind === 'dir' || !itself || entry.path !== root.path),
     );
 }
 

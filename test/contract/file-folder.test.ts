@@ -137,7 +137,7 @@ describe('symbolic links', () => {
     let flips = 0;
     const flipping = (async () => {
       // a write may make `d` anew while it is away: that one goes
-      const away = () => rm(dir, { recursive: true, force: true });
+      const away = () => rm(dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 1 });
       while (!over) {
         await rename(dir, kept);
         await symlink(outside, dir).catch(away);

@@ -5,7 +5,6 @@ import { dirname } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import { Failure } from '../../lib/errors.ts';
 import type { Place, Transfer } from '../../lib/ledger/transfer.ts';
-import { ROOT } from '../../lib/path.ts';
 import { runAttempt } from '../../lib/transfer/copy.ts';
 import { sendPart } from '../../lib/transfer/part.ts';
 import { type PartJobs, releaseParts } from '../../lib/transfer/parts.ts';

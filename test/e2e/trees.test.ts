@@ -141,16 +141,16 @@ requireServer('redis')('a tree', () => {
     });
     for (let n = 0; n < 20; n++) put(`src/${n}`, `file ${n}`);
     put('dst/7/in the way', 'a directory where a file should go', 'artifacts');
-    put('src/bad#name', 'not a path here');
+    put('src/odd#name', 'a name like any other');
     await quay.work();
     const { id } = await submit('copy', 'src', 'dst');
     const failed = await quay.ended(id);
     expect(failed.state).toBe('failed');
-    expect(failed.failure?.message).toMatch(/^3 of 21 files failed, the first: /);
+    expect(failed.failure?.message).toMatch(/^2 of 21 files failed, the first: /);
     const files = await listed(id, 'failed');
-    expect(files.map(({ path }) => path).sort()).toEqual(['13', '7', 'bad#name']);
-    for (const file of files) expect(file.failure?.message).toMatch(/could not|Invalid path|exists/);
-    expect((await listed(id, 'done')).map(({ outcome }) => outcome)).toEqual(Array(18).fill('published'));
+    expect(files.map(({ path }) => path).sort()).toEqual(['13', '7']);
+    for (const file of files) expect(file.failure?.message).toMatch(/could not|exists/);
+    expect((await listed(id, 'done')).map(({ outcome }) => outcome)).toEqual(Array(19).fill('published'));
     expect(await listed(id)).toHaveLength(21);
 
     const before = Object.fromEntries(
@@ -160,12 +160,9 @@ requireServer('redis')('a tree', () => {
     rmSync(quay.fileOf('dst/7'), { recursive: true });
     const again = await quay.ledger.transfers.retry(id);
     expect(again).toMatchObject({ state: 'accepted' });
-    expect((await listed(id, 'pending')).map(({ path }) => path).sort()).toEqual(['13', '7', 'bad#name']);
+    expect((await listed(id, 'pending')).map(({ path }) => path).sort()).toEqual(['13', '7']);
     if (typeof again === 'object') await quay.queue.submit(again);
-    expect(await quay.ended(id)).toMatchObject({
-      state: 'failed',
-      failure: { message: expect.stringMatching(/^1 of 21 files failed, the first: Invalid path/) },
-    });
+    expect(await quay.ended(id)).toMatchObject({ state: 'succeeded' });
     for (const [name, ino] of Object.entries(before))
       if (name !== '7/in the way') expect(statSync(quay.fileOf(`dst/${name}`)).ino, name).toBe(ino);
     expect(quay.bytesAt('dst/13').toString()).toBe('file 13');
@@ -255,7 +252,7 @@ requireServer('redis')('a tree', () => {
     const { id } = await submit('delete', undefined, 'gone');
     expect(await quay.ended(id)).toMatchObject({
       state: 'succeeded',
-      result: { outcome: 'removed', files: { done: { files: 1200 } } },
+      result: { outcome: 'removed', files: { done: { files: 1201 } } },
     });
     expect(readdirSync(quay.fileOf('.')).filter((name) => !name.startsWith('.'))).toEqual(['gone-not']);
     const nothing = await submit('delete', undefined, 'gone');
@@ -267,7 +264,8 @@ requireServer('redis')('a tree', () => {
 
   test('keeps its plan until it cannot be retried any more, and is planned anew after that', async () => {
     quay = await openQuay({ redisUrl: redis.url });
-    for (const name of ['a', 'b', 'bad#name']) put(`src/${name}`, name);
+    for (const name of ['a', 'b', 'blocked']) put(`src/${name}`, name);
+    put('dst/blocked/in the way', 'a directory where a file should go', 'artifacts');
     await quay.work();
     const { id } = await submit('copy', 'src', 'dst');
     await quay.ended(id);

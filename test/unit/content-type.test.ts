@@ -37,7 +37,7 @@ test.each([
   ['日 x%y.json', `attachment; filename=" x%y.json"; filename*=UTF-8''%E6%97%A5%20x%25y.json`],
   ['é.txt', `attachment; filename=e.txt; filename*=UTF-8''%C3%A9.txt`],
   ['日本', `attachment; filename=download; filename*=UTF-8''%E6%97%A5%E6%9C%AC`],
-  ["é'(1)*.txt", `attachment; filename="e'(1)*.txt"; filename*=UTF-8''%C3%A9%27%281%29%2a.txt`],
+  ["é'(1)*.txt", `attachment; filename="e'(1)*.txt"; filename*=UTF-8''%C3%A9%27%281%29%2A.txt`],
 ])('%s is offered as %s', (name, disposition) => {
   expect(dispositionOf(name)).toBe(disposition);
 });

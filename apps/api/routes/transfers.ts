@@ -223,7 +223,13 @@ const planUntilMs = (
 ): number | undefined => (tree && to ? Date.now() + config.failedBytesMs : undefined);
 
 /** @throws Failure `invalid` that names the field */
-function placeIn(deps: ApiDeps, field: 'from' | 'to', given: GivenPlace, tree = false, removed = false): Place {
+function placeIn(
+  deps: ApiDeps,
+  field: 'from' | 'to',
+  given: GivenPlace,
+  tree = false,
+  removed = false,
+): Place {
   try {
     const place = tree ? treeOf(given, deps.stores) : placeOf(given, deps.stores);
     const store = deps.stores.get(place.store);

@@ -8,7 +8,12 @@ import { up as trees } from './0003-trees.ts';
 import { up as leftOut } from './0005-left-out.ts';
 
 /** In order; a name never changes and none goes away once it was released. */
-const MIGRATIONS = { '0001-transfers': transfers, '0002-parts': parts, '0003-trees': trees, '0005-left-out': leftOut };
+const MIGRATIONS = {
+  '0001-transfers': transfers,
+  '0002-parts': parts,
+  '0003-trees': trees,
+  '0005-left-out': leftOut,
+};
 
 /**
  * Brings the tables up to date, in one transaction: of several processes that start together one does it.

@@ -171,8 +171,7 @@ export class FileDriver implements Driver {
       });
     if (!below) return;
     for (const entry of below)
-      if (entry.isDirectory())
-        await this.prune(joinPath(dir, textOfBytes(entry.name) as StorePath), call);
+      if (entry.isDirectory()) await this.prune(joinPath(dir, textOfBytes(entry.name) as StorePath), call);
     await this.#folders.prune(dir);
   }
 

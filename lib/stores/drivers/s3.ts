@@ -98,7 +98,8 @@ export class S3Driver implements Driver {
     if (!path.isWellFormed()) return 'a key is Unicode, and this name has bytes that are no UTF-8';
     // clients and servers resolve these on the way, and the request would reach another object
     const dots = path.split('/').find((name) => name === '.' || name === '..');
-    if (dots !== undefined) return `it contains the segment '${dots}', which servers take for a way up or nowhere`;
+    if (dots !== undefined)
+      return `it contains the segment '${dots}', which servers take for a way up or nowhere`;
     return undefined;
   }
 
@@ -300,9 +301,7 @@ export class S3Driver implements Driver {
     const failures: RemoveFailure[] = [];
     // a URL with such a segment would be resolved on its way, and another object would go
     const onlyInXml = (key: string): boolean => /(^|\/)\.\.?(\/|$)/.test(key);
-    const together = [...keys.keys()].filter(
-      (key) => IN_XML.test(key) && (keys.size > 1 || onlyInXml(key)),
-    );
+    const together = [...keys.keys()].filter((key) => IN_XML.test(key) && (keys.size > 1 || onlyInXml(key)));
     for (let at = 0; at < together.length; at += DELETE_PAGE) {
       const page = together.slice(at, at + DELETE_PAGE);
       for (const { Key, Code, Message } of await this.#removePage(page, call)) {

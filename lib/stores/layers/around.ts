@@ -2,7 +2,16 @@
 import { Failure } from '../../errors.ts';
 import type { Body, Call, Classified, Driver, Multipart, Reading, ServerCopy, WriteCall } from '../driver.ts';
 
-export type OnceOp = 'head' | 'remove' | 'prune' | 'make-directory' | 'begin' | 'finish' | 'abandon' | 'copy' | 'copy-part';
+export type OnceOp =
+  | 'head'
+  | 'remove'
+  | 'prune'
+  | 'make-directory'
+  | 'begin'
+  | 'finish'
+  | 'abandon'
+  | 'copy'
+  | 'copy-part';
 export type SendOp = 'write' | 'part';
 export type PagesOp = 'list' | 'leftovers' | 'parts' | 'pending';
 export type StoreOp = OnceOp | SendOp | PagesOp | 'read';

@@ -10,6 +10,7 @@ import { createMetrics, type Metrics, type Role } from './metrics.ts';
 import { makeFolder } from './path-folder.ts';
 import { BufferPool } from './stores/buffers.ts';
 import { StoreHealth } from './stores/health.ts';
+import { HiddenNames } from './stores/hidden.ts';
 import { openStore } from './stores/open.ts';
 import type { Store } from './stores/store.ts';
 import { Staging } from './transfer/staging.ts';
@@ -67,6 +68,7 @@ export async function openDeps(config: Config, role: Role): Promise<OpenDeps> {
       onCommit: (ms) => metrics.ledgerCommit.observe({}, ms / 1000),
     });
     opened.push(ledger);
+    const hidden = new HiddenNames(await ledger.installation());
     const buffers = new BufferPool({ budgetBytes: config.bufferBytes });
     const queue = new Queue({ url: config.redisUrl, prefix: config.redisPrefix, fairBy: config.fairBy }, log);
     opened.push(queue);
@@ -75,6 +77,7 @@ export async function openDeps(config: Config, role: Role): Promise<OpenDeps> {
     const open = async (name: string, uri: string): Promise<Store> => {
       const store = await openStore(name, uri, config, {
         buffers,
+        hidden,
         log,
         metrics,
         gate: limits.gate(name),
@@ -89,6 +92,7 @@ export async function openDeps(config: Config, role: Role): Promise<OpenDeps> {
       store: await open(STAGING, config.stagingUri),
       limitBytes: config.stagingLimitBytes,
       transfers: ledger.transfers,
+      hidden,
       log,
     });
     opened.push(staging);

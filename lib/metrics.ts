@@ -33,6 +33,7 @@ export const LABELS = {
     'abandon',
     'pending',
     'leftovers',
+    'remove-leftovers',
     'copy',
     'copy-part',
   ],
@@ -258,6 +259,13 @@ export const SERIES = {
     by: ['worker'],
     labels: { task: LABELS.task },
     help: 'Items removed by collection, by task.',
+  },
+  unprovenUploads: {
+    type: 'gauge',
+    name: 'longshore_unproven_uploads',
+    by: ['worker'],
+    labels: { store: STORE },
+    help: 'Multipart uploads older than a day that no row of the ledger names, as the last collection of this worker found them: ours whose id was lost, or anybody else’s. They stay; a lifecycle rule of the bucket removes them.',
   },
   eventLoopLag: {
     type: 'gauge',

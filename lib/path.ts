@@ -10,13 +10,14 @@ declare const checked: unique symbol;
 export type StorePath = string & { readonly [checked]: true };
 export const ROOT = '' as StorePath;
 
-/** Names that start so are ours (files on their way to being published): never listed, never written through. */
-export const HIDDEN_PREFIX = '.longshore-';
-/** The reference server's own temporary names, which it refuses and hides as well. */
-const REFERENCE_TEMP_PREFIX = '.artifact.uploading.';
-
-export const isHiddenName = (name: string): boolean =>
-  name.startsWith(HIDDEN_PREFIX) || name.startsWith(REFERENCE_TEMP_PREFIX);
+/**
+ * Files on their way to being published: `.longshore-<installation>-<token>-<nonce>-<MAC>`, and what an upload in parts
+ * keeps beside its own. `HiddenNames` tells whose they are; what merely begins like this is a file like any other.
+ */
+export const HIDDEN_NAME =
+  /^\.longshore-([0-9a-f]{16})-([A-Za-z0-9-]{1,64})-([0-9a-f]{8})-([0-9a-f]{32})(?:\.parts|\.joined)?$/;
+/** Those of MLflow's own server, as Python's `mkstemp` completes them. */
+export const MLFLOW_HIDDEN_NAME = /^\.artifact\.uploading\.[a-z0-9_]{8}$/;
 
 const refuse = (why: string): never => {
   throw new Failure('invalid', `Invalid path: ${why}`);
@@ -56,8 +57,8 @@ function rules(text: string): void {
   if (/^file:/i.test(text)) refuse('it is a file: URI');
   for (const segment of text.split('/')) {
     if (segment === '.' || segment === '..') refuse(`it contains the segment '${segment}'`);
-    if (isHiddenName(segment))
-      refuse(`names that start with '${HIDDEN_PREFIX}' or '${REFERENCE_TEMP_PREFIX}' are reserved`);
+    if (HIDDEN_NAME.test(segment) || MLFLOW_HIDDEN_NAME.test(segment))
+      refuse(`the name '${segment}' is reserved for files that are on their way`);
   }
 }
 

@@ -362,10 +362,36 @@ export const fileList = z
   })
   .meta({ id: 'FileList' });
 
+const unprovenView = z
+  .array(
+    z.object({
+      store: z.string(),
+      count: z.number().int(),
+      uploads: z
+        .array(
+          z.object({
+            ...pathView,
+            begun: z.iso.datetime(),
+            id: z.string().describe('How the id that the store gave it begins.'),
+          }),
+        )
+        .describe('The first hundred.'),
+      remedy: z.string(),
+    }),
+  )
+  .meta({
+    id: 'UnprovenUploads',
+    description:
+      'Uploads in parts older than a day that no row of the ledger names: ours whose id was lost, or another tool’s. They stay.',
+  });
+
 export const gcPlan = z
   .object({
     dryRun: z.boolean(),
-    tasks: z.partialRecord(z.enum(GC_TASKS), z.object({ items: z.number().int(), bytes: z.number().int() })),
+    tasks: z.partialRecord(
+      z.enum(GC_TASKS),
+      z.object({ items: z.number().int(), bytes: z.number().int(), unproven: unprovenView.optional() }),
+    ),
   })
   .meta({ id: 'CollectionPlan' });
 

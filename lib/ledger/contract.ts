@@ -273,11 +273,13 @@ export interface Uploads {
   /** `false`: it has another upload id already, or was collected: abandon yours. */
   begun(id: string, uploadId: string): Promise<boolean>;
   ended(id: string): Promise<void>;
+  /** Which of these ids of a store are written down as those of open uploads. */
+  named(uploadIds: readonly string[]): Promise<Set<string>>;
   /** Intended before then, oldest first, parted ones too. */
   open(intendedBeforeMs: number, limit: number): Promise<OpenUpload[]>;
   /**
    * Written down now unless this owner has one: then that one, as it was first written. A begin that is cut off
-   * before `begun` leaves an upload that only its time and place tell of: write each down with `intend` beside this.
+   * before `begun` leaves an upload that only its place tells of: write each down with `intend` beside this.
    */
   ensureParted(
     wanted: Pick<PartedUpload, 'place' | 'owner' | 'size' | 'partBytes' | 'from'>,

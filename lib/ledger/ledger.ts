@@ -78,6 +78,13 @@ export class Ledger {
     return { ...this.#writer.stats };
   }
 
+  /** Who this installation is, as names in stores tell it: made once with the ledger. The key is a secret. */
+  installation(): Promise<{ readonly id: string; readonly key: Uint8Array }> {
+    return this.#reader.run((db) =>
+      db.selectFrom('installation').select(['id', 'key']).executeTakeFirstOrThrow(),
+    );
+  }
+
   /** Resolves when a read answers. */
   async ping(signal?: AbortSignal): Promise<void> {
     signal?.throwIfAborted();

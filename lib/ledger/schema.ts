@@ -117,6 +117,12 @@ export interface UploadTable {
   from_etag: string | null;
 }
 
+/** One row. */
+export interface InstallationTable {
+  id: string;
+  key: Uint8Array;
+}
+
 /** A page of a tree's plan. */
 export interface TreePageTable {
   transfer_id: string;
@@ -153,6 +159,7 @@ export interface LedgerTables {
   idempotency_keys: IdempotencyTable;
   objects: ObjectTable;
   uploads: UploadTable;
+  installation: InstallationTable;
   tree_pages: TreePageTable;
   tree_claims: TreeClaimTable;
 }

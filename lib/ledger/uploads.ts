@@ -5,6 +5,9 @@ import type { Db } from './engine.ts';
 import { newTransferId } from './ids.ts';
 import type { UploadTable } from './schema.ts';
 
+/** Ids in one query. */
+const CHUNK = 500;
+
 type Row = Selectable<UploadTable>;
 /** What only parted ones have. */
 type Parts = Pick<Row, 'transfer_id' | 'size' | 'part_bytes' | 'from_store' | 'from_path' | 'from_etag'>;
@@ -49,6 +52,15 @@ export function uploads({ reader, writer, now }: Core): Uploads {
     ended: (id) =>
       writer.run(async (db) => {
         await db.deleteFrom('uploads').where('id', '=', id).execute();
+      }),
+    named: (uploadIds) =>
+      reader.run(async (db) => {
+        const found = new Set<string>();
+        for (let at = 0; at < uploadIds.length; at += CHUNK) {
+          const rows = await named(db, uploadIds.slice(at, at + CHUNK)).execute();
+          for (const { upload_id: id } of rows) if (id !== null) found.add(id);
+        }
+        return found;
       }),
     open: (intendedBeforeMs, limit) =>
       reader.run(async (db) => {
@@ -97,6 +109,9 @@ export function uploads({ reader, writer, now }: Core): Uploads {
 const parted = (db: Db) => db.selectFrom('uploads').selectAll().where('transfer_id', 'is not', null);
 export const ofOwner = (db: Db, owner: string) => parted(db).where('owner', '=', owner);
 export const ofTransfer = (db: Db, transfer: string) => parted(db).where('transfer_id', '=', transfer);
+
+export const named = (db: Db, uploadIds: readonly string[]) =>
+  db.selectFrom('uploads').select('upload_id').where('upload_id', 'in', uploadIds);
 
 export const partedOfEnded = (db: Db, limit: number) =>
   db

@@ -166,8 +166,10 @@ export interface Driver {
   prune?(dir: StorePath, call: Call): Promise<void>;
   /** Makes a directory that is there on its own, or its marker, and those above it; there already is fine. */
   makeDirectory?(dir: StorePath, call: Call): Promise<void>;
-  /** Hidden siblings that a crash left behind, by their own (hidden) paths, which `remove` takes; only where writing makes such siblings. */
-  leftovers?(call: Call): AsyncIterable<readonly { readonly path: StorePath; readonly modifiedMs: number }[]>;
+  /** Hidden objects whose names prove that this installation made them: those on their way, and what a crash left. */
+  leftovers?(call: Call): AsyncIterable<readonly Leftover[]>;
+  /** Removes what `leftovers` told, and nothing that it would not tell; directories stay. Answers as `remove`. */
+  removeLeftovers?(paths: readonly StorePath[], call: Call): Promise<readonly RemoveFailure[]>;
   close(): Promise<void>;
 
   /** Optional powers: there, or not supported. */
@@ -178,6 +180,15 @@ export interface Driver {
   classify(error: unknown): Classified;
 }
 
+/** A hidden object of this installation's own. */
+export interface Leftover {
+  /** No call but `removeLeftovers` takes it. */
+  readonly path: StorePath;
+  /** Unix time in ms. */
+  readonly modifiedMs: number;
+  /** Of the upload in parts that it would belong to. */
+  readonly uploadId?: string;
+}
 export interface RemoveFailure {
   readonly path: StorePath;
   readonly error: unknown;
@@ -218,6 +229,8 @@ export interface PartPlace {
 
 /** An upload in parts, addressed by path and id so that any worker can send any part and any worker can finish. */
 export interface Multipart {
+  /** `pending` tells of this installation's uploads only; else it tells of everybody's, and not whose one is. */
+  readonly provesOwner: boolean;
   readonly limits: {
     /** Smallest part but the last; largest part; bytes. */
     readonly minBytes: number;
@@ -241,9 +254,9 @@ export interface Multipart {
     whole: { readonly size: number; readonly crc32?: number },
     call: WriteCall,
   ): Promise<FileEntry>;
-  /** Forgets the upload and its bytes; an unknown one is fine. */
+  /** Forgets the upload and its bytes; an unknown one is fine. Only ever of an upload that is known to be ours. */
   abandon(upload: Upload, call: Call): Promise<void>;
-  /** Uploads begun and not ended on exactly `path`, or anywhere where `path` is the root: for gc. */
+  /** Uploads begun and not ended on exactly `path`, or anywhere where `path` is the root, whoever began them: for gc. */
   pending(path: StorePath, call: Call): AsyncIterable<readonly PendingUpload[]>;
 }
 

@@ -3,13 +3,13 @@ import { randomUUID } from 'node:crypto';
 import { Failure, failureOf } from '../errors.ts';
 import type { Log } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
-import { joinPath, parsePath } from '../path.ts';
+import { ROOT, type StorePath } from '../path.ts';
 import type { BufferPool } from './buffers.ts';
-import { collected, once } from './bytes.ts';
 import type { Driver } from './driver.ts';
 import type { S3Settings } from './drivers/s3-config.ts';
 import type { Gate } from './gate.ts';
 import type { StoreHealth } from './health.ts';
+import type { HiddenNames } from './hidden.ts';
 import { limit } from './layers/limit.ts';
 import { type Meter, meter } from './layers/meter.ts';
 import { RETRY_DEFAULTS, retry } from './layers/retry.ts';
@@ -25,6 +25,8 @@ export interface StoreSettings {
 }
 export interface StoreDeps {
   readonly buffers: BufferPool;
+  /** Of this installation. */
+  readonly hidden: HiddenNames;
   readonly log: Log;
   readonly metrics: Pick<Metrics, 'storeRequests' | 'storeBytes'>;
   /** Where requests to this store wait for their turn; default: nowhere. */
@@ -44,7 +46,7 @@ export async function openStore(
   deps: StoreDeps,
 ): Promise<Store> {
   const address = parseStoreUri(uri);
-  const driver = await openDriver(name, address, settings, deps.gate);
+  const driver = await openDriver(name, address, settings, deps);
   const gated = address.scheme === 's3'; // request by request, beneath all layers
   return new Store({
     name,
@@ -93,15 +95,15 @@ async function openDriver(
   name: string,
   address: StoreUri,
   { s3 }: StoreSettings,
-  gate: Gate | undefined,
+  { hidden, gate }: StoreDeps,
 ): Promise<Driver> {
   if (address.scheme === 's3') {
     const { S3Driver } = await import('./drivers/s3.ts');
-    return new S3Driver(address, s3, gate);
+    return new S3Driver(address, s3, hidden, gate);
   }
   const { openFileDriver } = await import('./drivers/file.ts');
   try {
-    return await openFileDriver(address.path);
+    return await openFileDriver(address.path, hidden);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     throw new Failure(
@@ -117,18 +119,20 @@ export const CHECKS = ['write', 'read', 'list', 'delete'] as const;
 export type Check = (typeof CHECKS)[number];
 
 /**
- * Writes, reads, lists and deletes a canary of a few bytes, telling each step that worked.
+ * Writes, reads, lists and deletes a canary of a few bytes, telling each step that worked. Its name is a hidden one of
+ * this installation, and it is removed by that name, and only once it was written here.
  * @throws Failure whose `facts.op` is the first step that did not; nothing is left behind where deleting is allowed
  */
 export async function checkStore(
   store: Store,
+  hidden: HiddenNames,
   signal: AbortSignal,
   onStep: (check: Check, ms: number) => void = () => {},
 ): Promise<void> {
-  const dir = parsePath(`longshore-doctor-${randomUUID()}`);
-  const path = joinPath(dir, parsePath('canary'));
+  const token = `doctor-${randomUUID()}`;
+  const canary = store.hiddenObject(hidden.nameIn(ROOT, token) as StorePath, signal);
   const content = Buffer.from('Longshore was here for a moment.\n');
-  const step = async (check: Check, work: () => Promise<void>): Promise<void> => {
+  const step = async (check: Check, work: () => Promise<unknown>): Promise<void> => {
     const began = performance.now();
     try {
       await work();
@@ -143,32 +147,19 @@ export async function checkStore(
     }
     onStep(check, performance.now() - began);
   };
-  const remove = async (): Promise<void> => void (await store.removeTree(dir, signal));
+  await step('write', () => canary.write(content, token));
   try {
-    await step('write', async () => {
-      const draft = await store.prepare(path, once(content), {
-        signal,
-        token: `doctor-${randomUUID()}`,
-        size: content.length,
-      });
-      await draft.publish({ signal }).catch(async (error: unknown) => {
-        await draft.discard();
-        throw error;
-      });
-    });
     await step('read', async () => {
-      const read = await store.read(path, { signal });
-      if (!content.equals(await collected(read.bytes)))
+      if (!content.equals(await canary.read()))
         throw new Failure('corrupt', 'other bytes came back than were written');
     });
     await step('list', async () => {
-      for await (const page of store.list(dir, { deep: true, signal }))
-        if (page.some((entry) => entry.path === path)) return;
-      throw new Failure('unavailable', 'what was just written is not in the listing');
+      if (!(await canary.isTold()))
+        throw new Failure('unavailable', 'what was just written is not in the listing');
     });
   } catch (error) {
-    await remove().catch(() => undefined);
+    await canary.remove().catch(() => undefined);
     throw error;
   }
-  await step('delete', remove);
+  await step('delete', () => canary.remove());
 }

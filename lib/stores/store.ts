@@ -1,7 +1,9 @@
 /** What the rest of Longshore holds of a store: one vendor's layered driver, with all that is the same for all of them. */
+import { crc32 } from 'node:zlib';
 import { Failure, failureOf } from '../errors.ts';
 import { baseName, isWithin, ROOT, type StorePath } from '../path.ts';
 import type { BufferPool } from './buffers.ts';
+import { collected } from './bytes.ts';
 import { type Draft, type PrepareOptions, prepareDraft } from './draft.ts';
 import type {
   ByteRange,
@@ -9,6 +11,7 @@ import type {
   Driver,
   Entry,
   FileEntry,
+  Leftover,
   ListCall,
   Multipart,
   PendingUpload,
@@ -23,6 +26,15 @@ import { type Telling, toldMultipart, toldServerCopy } from './told.ts';
 export type { Draft, MismatchKind, PrepareOptions, Published, UploadJournal } from './draft.ts';
 
 const REMOVE_PAGE = 1000;
+
+export interface HiddenObject {
+  /** Where nothing is. @throws Failure `already-exists` */
+  write(bytes: Uint8Array, token: string): Promise<FileEntry>;
+  read(): Promise<Buffer>;
+  /** Whether a listing of hidden objects has it. */
+  isTold(): Promise<boolean>;
+  remove(): Promise<void>;
+}
 
 export interface NotRemoved {
   readonly path: StorePath;
@@ -219,12 +231,47 @@ export class Store {
     if (this.multipart) yield* this.multipart.pending(path, { signal });
   }
 
-  /** Hidden files that a crash left behind; their paths are for `remove`. */
-  async *leftovers(
-    signal: AbortSignal,
-  ): AsyncGenerator<readonly { readonly path: StorePath; readonly modifiedMs: number }[]> {
+  /** Multipart uploads that nothing at the store proves to be ours: anybody may have begun them. */
+  async *pendingOfAnybody(signal: AbortSignal): AsyncGenerator<readonly PendingUpload[]> {
+    const { multipart } = this;
+    if (multipart && !multipart.provesOwner) yield* multipart.pending(ROOT, { signal });
+  }
+
+  /** Hidden objects that are proved to be this installation's: on their way, or left behind by a crash. */
+  async *leftovers(signal: AbortSignal): AsyncGenerator<readonly Leftover[]> {
     const found = this.#driver.leftovers?.({ signal });
     if (found) yield* this.#told('look for leftovers in', ROOT, signal, found);
+  }
+
+  /** One that `leftovers` told; gone already is fine. */
+  async removeLeftover(path: StorePath, signal: AbortSignal): Promise<void> {
+    const { removeLeftovers } = this.#driver;
+    const failures = await this.#attempt('remove', path, signal, async () =>
+      removeLeftovers?.call(this.#driver, [path], { signal }),
+    );
+    for (const { error } of failures ?? []) throw this.#failure('remove', path, error);
+  }
+
+  /**
+   * An object under a hidden name of this installation's own, to try the store with: nobody else may name it, no
+   * listing shows it, and what a crash leaves of it is told by `leftovers`.
+   */
+  hiddenObject(path: StorePath, signal: AbortSignal): HiddenObject {
+    const attempt = <T>(op: string, work: () => Promise<T>) => this.#attempt(op, path, signal, work);
+    return {
+      write: (bytes, token) => {
+        const body = { size: bytes.length, crc32: crc32(bytes), open: () => [bytes] };
+        return attempt('put', () => this.#driver.write(path, body, { signal, mode: 'create', token }));
+      },
+      read: () =>
+        attempt('read', async () => collected((await this.#driver.read(path, undefined, { signal })).bytes)),
+      isTold: async () => {
+        for await (const page of this.leftovers(signal))
+          if (page.some((one) => one.path === path)) return true;
+        return false;
+      },
+      remove: () => this.removeLeftover(path, signal),
+    };
   }
 
   close(): Promise<void> {

@@ -11,6 +11,7 @@ export interface Telling {
 export function toldMultipart(multipart: Multipart, { attempt, told }: Telling): Multipart {
   return {
     limits: multipart.limits,
+    provesOwner: multipart.provesOwner,
     begin: (path, call) => attempt('begin', path, call.signal, () => multipart.begin(path, call)),
     part: (upload, part, body, call) =>
       attempt(`send part ${part.number} of`, upload.path, call.signal, () =>

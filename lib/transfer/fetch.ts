@@ -1,7 +1,6 @@
 /** One attempt of a download: an object of a store into staging, where it stays until its lease ends. */
 import type { PartedUpload } from '../ledger/contract.ts';
 import type { Place, Transfer, TransferResult, Verification } from '../ledger/transfer.ts';
-import { parsePath } from '../path.ts';
 import type { FileEntry } from '../stores/driver.ts';
 import type { Attempt, AttemptEnd } from './attempt.ts';
 import type { TransferDeps } from './deps.ts';
@@ -65,7 +64,7 @@ async function stageInParts(
 ): Promise<Staged | 'handed-out' | undefined> {
   const { size, sha256 } = source.known;
   const { signal } = attempt;
-  const to: Place = { store: deps.staging.store.name, path: parsePath(row.id) };
+  const to: Place = { store: deps.staging.store.name, path: deps.staging.pathOf(row.id) };
   const whole = wholeOf(row, to, source);
   if (partBytesOf(deps, whole, attempt.parts.thresholdBytes) === undefined) return undefined;
   const staged = (checks: readonly Verification[]): Staged => ({

@@ -1,14 +1,16 @@
 /**
  * What nobody needs any more. Each task works in bounded pages and asks the ledger again before it removes something,
- * so that it may run at any time, in several processes, and be cut off anywhere.
+ * so that it may run at any time, in several processes, and be cut off anywhere. It removes only what a row of the ledger
+ * names, or what proves by its name that this installation made it: how a name begins, and when something was made, is
+ * no proof.
  */
 import { throwIfAborted } from '../deadline.ts';
 import { failureOf } from '../errors.ts';
 import type { OpenUpload } from '../ledger/contract.ts';
 import { hasEnded, type Transfer } from '../ledger/transfer.ts';
-import type { PendingUpload } from '../stores/driver.ts';
 import type { Store } from '../stores/store.ts';
 import { findStore, type TransferDeps } from './deps.ts';
+import { type UnprovenUploads, unprovenUploads } from './gc-unproven.ts';
 import type { StagedFile } from './staging.ts';
 import { ownerOf } from './tree-pages.ts';
 
@@ -17,8 +19,6 @@ const UNTOUCHED_MS = 24 * 3600 * 1000;
 const PAGE = 200;
 /** A run that finds more than this leaves the rest to the next one. */
 const PAGES = 500;
-/** Clocks of stores and ours may differ by this much. */
-const CLOCK_SKEW_MS = 15 * 60 * 1000;
 
 export interface Collected {
   readonly items: number;
@@ -26,6 +26,8 @@ export interface Collected {
   readonly bytes: number;
   /** What could not be removed; the next run tries again. */
   readonly failed: number;
+  /** Of `uploads`: by store, what stays because nobody can say whose it is. */
+  readonly unproven?: ReadonlyMap<string, UnprovenUploads>;
 }
 export interface GcOptions {
   readonly signal: AbortSignal;
@@ -37,7 +39,7 @@ export interface GcOptions {
 }
 type Gc = (deps: TransferDeps, opts: GcOptions) => Promise<Collected>;
 
-/** By task: bytes of ended uploads and files without a row, uploads and hidden files left in stores, downloads, rows. */
+/** By task: bytes of ended uploads and our files without a row, our uploads and hidden files in stores, downloads, rows. */
 export const COLLECT = { staging, uploads, downloads, history } as const satisfies Record<string, Gc>;
 
 /** Counts what goes; one item that does not go never keeps the others. */
@@ -73,7 +75,7 @@ async function staging(deps: TransferDeps, opts: GcOptions): Promise<Collected> 
     const old = page.filter((file) => file.modifiedMs < opts.nowMs - UNTOUCHED_MS);
     for (let at = 0; at < old.length; at += PAGE) await orphans(deps, opts, tally, old.slice(at, at + PAGE));
   }
-  await leftovers(deps.staging.store, opts, tally);
+  await leftovers(deps, deps.staging.store, opts, tally);
   return tally;
 }
 
@@ -131,21 +133,25 @@ const bytesOf = (row: Transfer): number => row.result?.size ?? row.digests?.size
 
 async function uploads(deps: TransferDeps, opts: GcOptions): Promise<Collected> {
   const tally = new Tally(deps);
+  const beforeMs = opts.nowMs - UNTOUCHED_MS;
   await partedOfEnded(deps, opts, tally);
-  const known = await deps.ledger.uploads.open(opts.nowMs - UNTOUCHED_MS + 2 * CLOCK_SKEW_MS, PAGE * PAGES);
-  const recorded = new Set(known.map((intent) => intent.uploadId));
-  for (const intent of known) {
+  for (const intent of await deps.ledger.uploads.open(beforeMs, PAGE * PAGES)) {
     throwIfAborted(opts.signal);
     if (intent.transfer !== undefined) continue;
     const store = findStore(deps, intent.place);
     // a store that is not configured any more may come back, and its uploads with it
-    if (!store || intent.intendedMs >= opts.nowMs - UNTOUCHED_MS || (await isRunning(deps, intent))) continue;
+    if (!store || (await isRunning(deps, intent))) continue;
     await tally.remove(`${intent.place.store}:${intent.place.path}`, 0, async () => {
-      if (!opts.dryRun) await abandon(deps, store, intent, recorded, opts.signal);
+      if (!opts.dryRun) await abandon(deps, store, intent, opts.signal);
     });
   }
-  for (const store of deps.stores.values()) await leftovers(store, opts, tally);
-  return tally;
+  const unproven = new Map<string, UnprovenUploads>();
+  for (const store of deps.stores.values()) {
+    await leftovers(deps, store, opts, tally);
+    unproven.set(store.name, await unprovenUploads(deps, store, { beforeMs, signal: opts.signal }));
+  }
+  const { items, bytes, failed } = tally;
+  return { items, bytes, failed, unproven };
 }
 
 /**
@@ -173,37 +179,31 @@ async function isRunning(deps: TransferDeps, { owner }: OpenUpload): Promise<boo
 }
 
 /**
- * Listings do not say whose an upload is: where its id was not written down, those begun on exactly that key at that
- * time are taken, save those that were written down for somebody else.
+ * Where its id was lost before it was written down it may have begun: a hidden file then proves that it is ours, and is a
+ * leftover; an upload on S3 does not, and is counted as unproven.
  */
 async function abandon(
   deps: TransferDeps,
   store: Store,
-  intent: OpenUpload,
-  recorded: ReadonlySet<string | undefined>,
+  { id, place: { path }, uploadId }: OpenUpload,
   signal: AbortSignal,
 ): Promise<void> {
-  const { path } = intent.place;
-  if (intent.uploadId !== undefined) await store.abandon({ path, id: intent.uploadId }, signal);
-  else
-    for await (const page of store.pending(path, signal))
-      for (const upload of page)
-        if (!recorded.has(upload.id) && begunThen(upload, intent)) await store.abandon(upload, signal);
-  await deps.ledger.uploads.ended(intent.id);
+  if (uploadId !== undefined) await store.abandon({ path, id: uploadId }, signal);
+  await deps.ledger.uploads.ended(id);
 }
 
-const begunThen = (upload: PendingUpload, { place, intendedMs }: OpenUpload): boolean =>
-  upload.path === place.path && Math.abs(upload.begunMs - intendedMs) <= CLOCK_SKEW_MS;
-
-async function leftovers(store: Store, opts: GcOptions, tally: Tally): Promise<void> {
+/** Hidden files that are ours. Those of uploads that are written down go with their rows, not before. */
+async function leftovers(deps: TransferDeps, store: Store, opts: GcOptions, tally: Tally): Promise<void> {
   for await (const page of store.leftovers(opts.signal)) {
     throwIfAborted(opts.signal);
-    for (const { path, modifiedMs } of page)
-      if (modifiedMs < opts.nowMs - UNTOUCHED_MS)
+    const old = page.filter(({ modifiedMs }) => modifiedMs < opts.nowMs - UNTOUCHED_MS);
+    const inUse = await deps.ledger.uploads.named(old.flatMap(({ uploadId }) => uploadId ?? []));
+    for (const { path, uploadId } of old)
+      if (uploadId === undefined || !inUse.has(uploadId))
         await tally.remove(
           `${store.name}:${path}`,
           0,
-          async () => opts.dryRun || store.remove([path], opts.signal),
+          async () => opts.dryRun || store.removeLeftover(path, opts.signal),
         );
   }
 }

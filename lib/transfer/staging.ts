@@ -1,14 +1,16 @@
 /**
- * Where bytes wait: one file for each transfer, named by its id, in a store of its own. A file is there whole or not at
- * all, and durable once `stage` resolves. Which files are still wanted is the ledger's business.
+ * Where bytes wait: one file for each transfer, named by its id and by what proves that this installation staged it, in a
+ * store of its own, which others may use as well. A file is there whole or not at all, and durable once `stage` resolves.
+ * Which files are still wanted is the ledger's business.
  */
 import type { Digests, ExpectedDigests } from '../digests.ts';
 import { Failure } from '../errors.ts';
 import type { Transfers } from '../ledger/contract.ts';
 import type { Log } from '../log.ts';
-import { parsePath, ROOT, type StorePath } from '../path.ts';
+import { ROOT, type StorePath } from '../path.ts';
 import { once } from '../stores/bytes.ts';
 import type { ByteRange, Bytes, Reading } from '../stores/driver.ts';
+import type { HiddenNames } from '../stores/hidden.ts';
 import type { MismatchKind, Store } from '../stores/store.ts';
 
 /** Of bodies whose length nobody tells: what is reserved at a time. */
@@ -72,6 +74,7 @@ export class Staging {
   readonly store: Store;
   readonly limitBytes: number;
   readonly #transfers: Pick<Transfers, 'stagedBytes' | 'stagedGone'>;
+  readonly #hidden: HiddenNames;
   readonly #log: Log;
   readonly #held = new Set<Held>();
   /** Staged just now, by id, the oldest first. */
@@ -87,12 +90,14 @@ export class Staging {
     readonly store: Store;
     readonly limitBytes: number;
     readonly transfers: Pick<Transfers, 'stagedBytes' | 'stagedGone'>;
+    readonly hidden: HiddenNames;
     readonly log: Log;
     readonly slowMs?: number;
   }) {
     this.store = opts.store;
     this.limitBytes = opts.limitBytes;
     this.#transfers = opts.transfers;
+    this.#hidden = opts.hidden;
     this.#log = opts.log;
     this.#slowMs = opts.slowMs ?? SLOW_MS;
   }
@@ -107,7 +112,7 @@ export class Staging {
     const held = this.#hold(opts.tooLarge);
     try {
       if (opts.size !== undefined) await this.#grow(held, opts.size);
-      const draft = await this.store.prepare(pathOf(id), this.#reserving(held, bytes, opts.size), {
+      const draft = await this.store.prepare(this.pathOf(id), this.#reserving(held, bytes, opts.size), {
         signal: opts.signal,
         token: id,
         ...(opts.size !== undefined && { size: opts.size }),
@@ -170,12 +175,15 @@ export class Staging {
 
   /** @throws Failure `not-found`: it was freed */
   open(id: string, range: ByteRange | undefined, signal: AbortSignal): Promise<Reading> {
-    return this.store.read(pathOf(id), { signal, ...(range && { range }) });
+    return this.store.read(this.pathOf(id), { signal, ...(range && { range }) });
   }
 
   /** Writes and removes a file of a few bytes. @throws Failure why nothing can be staged here */
   async probe(id: string, signal: AbortSignal): Promise<void> {
-    const draft = await this.store.prepare(pathOf(id), once(Buffer.from('ready?')), { signal, token: id });
+    const draft = await this.store.prepare(this.pathOf(id), once(Buffer.from('ready?')), {
+      signal,
+      token: id,
+    });
     try {
       await draft.publish({ signal });
     } catch (error) {
@@ -187,7 +195,7 @@ export class Staging {
 
   /** Gone already is fine. */
   async free(id: string, signal: AbortSignal): Promise<void> {
-    await this.store.remove([pathOf(id)], signal);
+    await this.store.remove([this.pathOf(id)], signal);
     this.#drop(id);
   }
 
@@ -212,7 +220,10 @@ export class Staging {
   /** Never throws. */
   async #free(ids: readonly string[]): Promise<void> {
     try {
-      await this.store.remove(ids.map(pathOf), AbortSignal.timeout(FREE_MS));
+      await this.store.remove(
+        ids.map((id) => this.pathOf(id)),
+        AbortSignal.timeout(FREE_MS),
+      );
       await this.#transfers.stagedGone(ids);
     } catch (error) {
       this.#log.warn({ transfers: ids.length, err: error }, 'could not free staged bytes; gc will');
@@ -225,12 +236,19 @@ export class Staging {
     await this.#freed;
   }
 
-  /** Pages of all that is staged, in no order. */
+  /** Where a file of this id lies. Flat: one folder to sync, and ids never clash. */
+  pathOf(id: string): StorePath {
+    return this.#hidden.stagedName(id) as StorePath;
+  }
+
+  /** Pages of all that this installation has staged, in no order. Whatever else lies there is somebody else's. */
   async *names(signal: AbortSignal): AsyncGenerator<readonly StagedFile[]> {
-    for await (const page of this.store.list(ROOT, { deep: true, signal }))
-      yield page
-        .filter((entry) => entry.kind === 'file')
-        .map(({ path, size, modifiedMs }) => ({ id: path, size, modifiedMs }));
+    for await (const page of this.store.list(ROOT, { deep: false, signal }))
+      yield page.flatMap((entry) => {
+        const id = entry.kind === 'file' ? this.#hidden.stagedId(entry.path) : undefined;
+        if (entry.kind !== 'file' || id === undefined) return [];
+        return [{ id, size: entry.size, modifiedMs: entry.modifiedMs }];
+      });
   }
 
   /** Bytes that wait here or have room reserved by this process. Other processes' bodies in flight are not seen. */
@@ -307,6 +325,3 @@ export class Staging {
 }
 
 const count = (bytes: number): string => `${bytes.toLocaleString('en-US')} bytes`;
-
-/** Flat: one folder to sync, and ids never clash. */
-const pathOf = (id: string): StorePath => parsePath(id);

@@ -7,6 +7,7 @@ import { BufferPool } from '../../lib/stores/buffers.ts';
 import { S3Driver } from '../../lib/stores/drivers/s3.ts';
 import { s3SettingsFromEnv } from '../../lib/stores/drivers/s3-config.ts';
 import { Store } from '../../lib/stores/store.ts';
+import { NAMES } from '../hidden.ts';
 
 const [engine, bucket, key, file] = process.argv.slice(2) as [string, string, string, string];
 const PART_BYTES = 16 * 1024 * 1024;
@@ -15,7 +16,7 @@ const source = createReadStream(file, { highWaterMark: 1024 * 1024 });
 
 /** What a PUT does: SHA-256 of the whole, CRC32 of each part, checked by the server. */
 async function ours(): Promise<void> {
-  const driver = new S3Driver({ bucket, prefix: '' }, s3SettingsFromEnv(process.env));
+  const driver = new S3Driver({ bucket, prefix: '' }, s3SettingsFromEnv(process.env), NAMES);
   const buffers = new BufferPool({ budgetBytes: PART_BYTES * PARTS_IN_FLIGHT });
   const store = new Store({ name: 'bench', uri: `s3://${bucket}`, driver, buffers });
   const signal = new AbortController().signal;

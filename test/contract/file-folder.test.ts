@@ -19,6 +19,7 @@ import { parsePath, ROOT, type StorePath } from '../../lib/path.ts';
 import { BufferPool } from '../../lib/stores/buffers.ts';
 import { type FileDriver, openFileDriver } from '../../lib/stores/drivers/file.ts';
 import { Store } from '../../lib/stores/store.ts';
+import { NAMES } from '../hidden.ts';
 import { scaled } from '../scale.ts';
 import { bodyOf, bytesOf, collect, failure, kindOf, newToken, stream } from './data.ts';
 
@@ -38,7 +39,7 @@ beforeEach(async () => {
   [root, outside] = [join(base, 'root'), join(base, 'outside')];
   await mkdir(outside);
   await writeFile(join(outside, 'secret'), 'not yours');
-  driver = await openFileDriver(root);
+  driver = await openFileDriver(root, NAMES);
   store = new Store({ name: 'folder', uri: root, driver, buffers: BUFFERS });
 });
 afterEach(async () => {
@@ -209,19 +210,14 @@ describe('what is no regular file', () => {
 describe('hidden siblings', () => {
   test('are in no listing and found as leftovers, which removing takes', async () => {
     await write('d/x', bytesOf(3));
-    for (const name of ['.longshore-dead-1', '.longshore-dead-2', '.longshore-dead-2.parts'])
-      await writeFile(join(root, 'd', name), 'half');
-    await writeFile(join(root, '.artifact.uploading.abc'), 'half');
+    const [one, two] = [NAMES.nameIn('d', 'dead-1'), NAMES.nameIn('d', 'dead-2')];
+    const names = [one, two, `${two}.parts`];
+    for (const name of names) await writeFile(join(root, 'd', name), 'half');
     expect(await listed('', true)).toEqual(['d/x']);
     expect(await listed('d', false)).toEqual(['d/x']);
     const found = await leftovers();
-    expect(found.toSorted()).toEqual([
-      '.artifact.uploading.abc',
-      'd/.longshore-dead-1',
-      'd/.longshore-dead-2',
-      'd/.longshore-dead-2.parts',
-    ]);
-    expect(await driver.remove(found, { signal })).toEqual([]);
+    expect(found.toSorted()).toEqual(names.map((name) => `d/${name}`).toSorted());
+    expect(await driver.removeLeftovers(found, { signal })).toEqual([]);
     expect(await everything(root)).toEqual(['d', 'd/x']);
   });
 
@@ -238,7 +234,7 @@ describe('hidden siblings', () => {
   });
 
   test('of an upload are found by a process that did not begin it, and finished by it', async () => {
-    const other = await openFileDriver(root);
+    const other = await openFileDriver(root, NAMES);
     const call = { signal, mode: 'replace', token: 'both' } as const;
     const upload = await driver.multipart.begin(parsePath('d/x'), call);
     await driver.multipart.part(upload, { number: 2, offset: 1000 }, bodyOf(bytesOf(10, 2)), call);
@@ -268,7 +264,7 @@ describe('directories', () => {
   });
 
   test('that processes make and remove at once are never in the way of a write', async () => {
-    const drivers = [driver, await openFileDriver(root), await openFileDriver(root)];
+    const drivers = [driver, await openFileDriver(root, NAMES), await openFileDriver(root, NAMES)];
     const writer = async (on: FileDriver, name: string): Promise<void> => {
       const path = parsePath(`a/b/${name}`);
       for (let round = 0; round < scaled(1500); round++) {
@@ -335,7 +331,7 @@ describe('another program', () => {
 
 test('no file stays open: not of readings that were left, bodies that failed, or uploads of others', async () => {
   const open = async (): Promise<number> => (await readdir('/proc/self/fd')).length;
-  const other = await openFileDriver(root);
+  const other = await openFileDriver(root, NAMES);
   await write('x', bytesOf(2_000_000));
   const before = await open();
   for (let i = 0; i < 30; i++) {
@@ -390,7 +386,7 @@ describe.skipIf(!canMount)(
       await mkdir(at);
       execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=6m', 'tmpfs', at]);
       try {
-        const small = await openFileDriver(at);
+        const small = await openFileDriver(at, NAMES);
         const full = new Store({ name: 'small', uri: at, driver: small, buffers: BUFFERS });
         await publish('old', bytesOf(100_000), full);
         for (const size of [PART_BYTES * 3, 7_000_000])

@@ -5,11 +5,12 @@
 import { crc32 } from 'node:zlib';
 import { parsePath } from '../../lib/path.ts';
 import { openFileDriver } from '../../lib/stores/drivers/file.ts';
+import { NAMES } from '../hidden.ts';
 
 const [root = '', path = '', id = '', bytes = '', first = '', last = '', durable] = process.argv.slice(2);
 const partBytes = Number(bytes);
 const numbers = Array.from({ length: Number(last) - Number(first) + 1 }, (_, i) => Number(first) + i);
-const driver = await openFileDriver(root);
+const driver = await openFileDriver(root, NAMES);
 const { signal } = new AbortController();
 for (const order of [numbers, numbers.toReversed()])
   await Promise.all(

@@ -8,6 +8,7 @@ import { describe, expect, it } from 'vitest';
 import { parsePath } from '../../lib/path.ts';
 import { S3Driver } from '../../lib/stores/drivers/s3.ts';
 import type { S3Settings } from '../../lib/stores/drivers/s3-config.ts';
+import { NAMES } from '../hidden.ts';
 import type { S3Server } from '../servers/s3.ts';
 import {
   BUCKET,
@@ -90,7 +91,7 @@ export function s3Copies(server: () => S3Server): void {
       // a first upload, so that this driver knows what the server grants to other uploads
       await uploadInParts(driver, await driver.multipart.begin(parsePath('y'), call), pieces, call);
       const upload = await driver.serverCopy.begin(parsePath('z'), call);
-      const elsewhere = new S3Driver({ bucket: BUCKET, prefix }, settingsFor(server()));
+      const elsewhere = new S3Driver({ bucket: BUCKET, prefix }, settingsFor(server()), NAMES);
       const [half, end] = [5 * MiB, source.size];
       const receipts = [
         await driver.serverCopy.part(source, { start: 0, end: half }, upload, { number: 1 }, call),

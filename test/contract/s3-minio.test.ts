@@ -6,6 +6,7 @@ import { PutBucketPolicyCommand } from '@aws-sdk/client-s3';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parsePath } from '../../lib/path.ts';
 import { S3Driver } from '../../lib/stores/drivers/s3.ts';
+import { NAMES } from '../hidden.ts';
 import { startMinio } from '../servers/minio.ts';
 import { requireServer } from '../servers/require.ts';
 import type { S3Server } from '../servers/s3.ts';
@@ -71,11 +72,11 @@ requireServer('minio')('S3 on MinIO', () => {
     const driverThrough = async (hidden: RegExp, place = root()) => {
       open?.close();
       open = await Relay.open(minio.port, hidden);
-      return new S3Driver(place, settingsFor(minio, { endpoint: open.url, signature: 'unsigned' }));
+      return new S3Driver(place, settingsFor(minio, { endpoint: open.url, signature: 'unsigned' }), NAMES);
     };
 
     it('is anonymous where it may be', async () => {
-      const driver = new S3Driver(root(), settingsFor(minio, { signature: 'unsigned' }));
+      const driver = new S3Driver(root(), settingsFor(minio, { signature: 'unsigned' }), NAMES);
       await driver.write(parsePath('x'), bodyOf(Buffer.from('public')), writeCall());
       const read = await driver.read(parsePath('x'), undefined, { signal });
       expect((await bytesOf(read.bytes)).toString()).toBe('public');
@@ -116,6 +117,7 @@ requireServer('minio')('S3 on MinIO', () => {
       const elsewhere = new S3Driver(
         place,
         settingsFor(minio, { endpoint: open.url, signature: 'unsigned' }),
+        NAMES,
       );
       const parts = [Buffer.alloc(5 * MiB, 'a'), Buffer.from('tail')] as const;
       const call = writeCall();
@@ -136,7 +138,7 @@ requireServer('minio')('S3 on MinIO', () => {
   it('the bucket owner that is expected is named in every request', async () => {
     const relay = await Relay.open(minio.port);
     const settings = settingsFor(minio, { endpoint: relay.url, expectedBucketOwner: '123456789012' });
-    const driver = new S3Driver({ bucket: BUCKET, prefix: `t/${randomUUID()}` }, settings);
+    const driver = new S3Driver({ bucket: BUCKET, prefix: `t/${randomUUID()}` }, settings, NAMES);
     const call = writeCall({ mode: 'create' });
     await uploadInParts(driver, await driver.multipart.begin(parsePath('x'), call), [Buffer.from('x')], call);
     await driver.write(parsePath('y'), bodyOf(Buffer.from('y')), call);
@@ -160,7 +162,11 @@ requireServer('minio')('S3 on MinIO', () => {
       const { driver, prefix } = driverOn(minio);
       await driver.write(parsePath('x'), bodyOf(Buffer.alloc(8 * MiB, 1)), writeCall());
       const relay = await Relay.open(minio.port, /^$/, MiB);
-      const broken = new S3Driver({ bucket: BUCKET, prefix }, settingsFor(minio, { endpoint: relay.url }));
+      const broken = new S3Driver(
+        { bucket: BUCKET, prefix },
+        settingsFor(minio, { endpoint: relay.url }),
+        NAMES,
+      );
       const read = await broken.read(parsePath('x'), undefined, { signal });
       const error = await bytesOf(read.bytes).catch((thrown: unknown) => thrown);
       expect(broken.classify(error).kind).toBe('unavailable');
@@ -239,7 +245,7 @@ requireServer('minio')('S3 on MinIO', () => {
         { size: 6, crc32: crc32(Buffer.from('sealed')) },
         call,
       );
-      const keyless = new S3Driver({ bucket: BUCKET, prefix }, settingsFor(secure));
+      const keyless = new S3Driver({ bucket: BUCKET, prefix }, settingsFor(secure), NAMES);
       for (const name of ['single', 'parts']) {
         expect((await driver.head(parsePath(name), { signal })).size).toBe(6);
         const read = await driver.read(parsePath(name), { start: 1, end: 4 }, { signal });

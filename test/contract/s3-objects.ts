@@ -6,6 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { Failure } from '../../lib/errors.ts';
 import { parsePath, type StorePath } from '../../lib/path.ts';
 import { S3Driver } from '../../lib/stores/drivers/s3.ts';
+import { NAMES } from '../hidden.ts';
 import type { S3Server } from '../servers/s3.ts';
 import {
   all,
@@ -282,7 +283,7 @@ export function s3Objects(server: () => S3Server): void {
 
     it('take parts in any order from a process that did not begin them', async () => {
       const { driver: beginner, prefix } = driverOn(server());
-      const worker = new S3Driver({ bucket: BUCKET, prefix }, settingsFor(server()));
+      const worker = new S3Driver({ bucket: BUCKET, prefix }, settingsFor(server()), NAMES);
       const call = writeCall();
       const upload = await beginner.multipart.begin(parsePath('w'), call);
       const last = randomBytes(10);

@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { describe, expect, it } from 'vitest';
 import { parsePath, ROOT } from '../../lib/path.ts';
 import { S3Driver } from '../../lib/stores/drivers/s3.ts';
+import { NAMES } from '../hidden.ts';
 import type { S3Server } from '../servers/s3.ts';
 import { all, BUCKET, bodyOf, bytesOf, driverOn, settingsFor, signal, writeCall } from './s3.ts';
 
@@ -21,7 +22,7 @@ export function s3Parts(server: () => S3Server): void {
         await driver.multipart.part(upload, { number }, bodyOf(Buffer.from(`part ${number}`)), { signal });
     };
     await Promise.all(Array.from({ length: 16 }, send));
-    const other = new S3Driver({ bucket: BUCKET, prefix }, settingsFor(server()));
+    const other = new S3Driver({ bucket: BUCKET, prefix }, settingsFor(server()), NAMES);
     const told = await all(other.multipart.parts(upload, { signal }));
     expect(told.map(({ number }) => number)).toEqual(numbers);
     expect(told.every(({ number, size }) => size === `part ${number}`.length)).toBe(true);

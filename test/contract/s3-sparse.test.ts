@@ -12,6 +12,7 @@ import { openFileDriver } from '../../lib/stores/drivers/file.ts';
 import { Store } from '../../lib/stores/store.ts';
 import type { TransferDeps } from '../../lib/transfer/deps.ts';
 import { partBytesOf } from '../../lib/transfer/parts.ts';
+import { NAMES } from '../hidden.ts';
 import { scaled } from '../scale.ts';
 import { startMinio } from '../servers/minio.ts';
 import { requireServer } from '../servers/require.ts';
@@ -39,7 +40,7 @@ requireServer('minio')('a file of 200 GiB in a folder', () => {
     await minio.makeBucket(BUCKET);
     target = await storeOn(minio);
     root = await mkdtemp(join(tmpdir(), 'longshore-sparse-'));
-    const driver = await openFileDriver(root);
+    const driver = await openFileDriver(root, NAMES);
     folder = new Store({
       name: 'folder',
       uri: root,

@@ -15,6 +15,7 @@ import { BufferPool } from '../../lib/stores/buffers.ts';
 import { S3Driver } from '../../lib/stores/drivers/s3.ts';
 import { type Check, checkStore, openStore } from '../../lib/stores/open.ts';
 import type { Store } from '../../lib/stores/store.ts';
+import { NAMES } from '../hidden.ts';
 import { cleanEnvironment } from '../servers/process.ts';
 import type { S3Server } from '../servers/s3.ts';
 import { BUCKET, bytesOf, clientOf, settingsFor, signal } from './s3.ts';
@@ -37,7 +38,7 @@ export async function storeOn(
       's3',
       uri,
       { s3: settingsFor(server, more), stallMs: STALL_MS },
-      { buffers, log, metrics },
+      { buffers, hidden: NAMES, log, metrics },
     );
   } finally {
     metrics.close();
@@ -50,8 +51,8 @@ export async function openedOn(server: S3Server): Promise<Opened> {
   await server.makeBucket(bucket);
   const prefix = 'some/prefix';
   const store = await storeOn(server, `s3://${bucket}/${prefix}`);
-  const driver = new S3Driver({ bucket, prefix }, settingsFor(server));
-  const neighbour = new S3Driver({ bucket: `${bucket}-b`, prefix: 'é +%/b' }, settingsFor(server));
+  const driver = new S3Driver({ bucket, prefix }, settingsFor(server), NAMES);
+  const neighbour = new S3Driver({ bucket: `${bucket}-b`, prefix: 'é +%/b' }, settingsFor(server), NAMES);
   await server.makeBucket(`${bucket}-b`);
   const client = clientOf(server);
   return {
@@ -98,7 +99,7 @@ export function s3Stores(server: () => S3Server): void {
     it('passes a check of writing, reading, listing and deleting, and keeps nothing of it', async () => {
       const store = await storeOn(server());
       const steps: Check[] = [];
-      await checkStore(store, signal, (step) => steps.push(step));
+      await checkStore(store, NAMES, signal, (step) => steps.push(step));
       expect(steps).toEqual(['write', 'read', 'list', 'delete']);
       for await (const page of store.list(parsePath(''), { deep: true, signal })) expect(page).toEqual([]);
       await store.close();
@@ -106,7 +107,7 @@ export function s3Stores(server: () => S3Server): void {
 
     it('fails a check by the step and the reason', async () => {
       const store = await storeOn(server(), 's3://longshore-no-such/x');
-      const failure = (await checkStore(store, signal).catch((error: unknown) => error)) as Failure;
+      const failure = (await checkStore(store, NAMES, signal).catch((error: unknown) => error)) as Failure;
       expect(failure).toMatchObject({ kind: 'not-found', facts: { op: 'write', store: 's3' } });
       expect(failure.message).toMatch(/^write failed: .*bucket does not exist/);
       await store.close();
@@ -122,7 +123,7 @@ export function s3Stores(server: () => S3Server): void {
     const script = `
       const { S3Driver } = await import('${source}s3.ts');
       const { s3SettingsFromEnv } = await import('${source}s3-config.ts');
-      const driver = new S3Driver({ bucket: '${BUCKET}', prefix: '' }, s3SettingsFromEnv(process.env));
+      const driver = new S3Driver({ bucket: '${BUCKET}', prefix: '' }, s3SettingsFromEnv(process.env), NAMES);
       for await (const _ of driver.list('', { deep: false, signal: AbortSignal.timeout(20000) })) break;
       console.log('listed');
       await driver.close();`;

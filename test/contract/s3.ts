@@ -5,6 +5,7 @@ import { S3Client } from '@aws-sdk/client-s3';
 import type { Body, Entry, Upload, WriteCall } from '../../lib/stores/driver.ts';
 import { S3Driver } from '../../lib/stores/drivers/s3.ts';
 import { type S3Settings, s3SettingsFromEnv } from '../../lib/stores/drivers/s3-config.ts';
+import { NAMES } from '../hidden.ts';
 import type { S3Server } from '../servers/s3.ts';
 
 export const BUCKET = 'longshore-tests';
@@ -19,7 +20,7 @@ export const settingsFor = (server: S3Server, more: Partial<S3Settings> = {}): S
 /** A driver on a prefix of its own. */
 export function driverOn(server: S3Server, more: Partial<S3Settings> = {}, bucket = BUCKET) {
   const prefix = `t/${randomUUID()}`;
-  return { driver: new S3Driver({ bucket, prefix }, settingsFor(server, more)), prefix };
+  return { driver: new S3Driver({ bucket, prefix }, settingsFor(server, more), NAMES), prefix };
 }
 
 /** The vendor's own client, for what only it can tell. */

@@ -43,6 +43,7 @@ export class PartsTap {
 
   #aroundParts(multipart: Multipart): Multipart {
     return {
+      provesOwner: multipart.provesOwner,
       limits: multipart.limits,
       begin: (path, call) => {
         this.begun++;

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { OTHERS } from '../hidden.ts';
 import { type Api, errorOf, startApi } from './api.ts';
 
 let api: Api;
@@ -176,16 +177,24 @@ describe('list', () => {
     for (const path of ['nowhere', 'listed-file', 'hollow']) expect(await list(`?path=${path}`)).toEqual({});
   });
 
-  test('the root lists without a path, and hidden names are never shown', async () => {
-    writeFileSync(join(api.root, '.longshore-secret'), 'x');
-    writeFileSync(join(api.root, '.artifact.uploading.1'), 'x');
+  test('the root lists without a path, hidden files of others are only told of, and what begins like one is a file', async () => {
+    const hidden = [OTHERS.nameIn('', 't-1'), '.artifact.uploading.abcd_123'];
+    const ordinary = ['.longshore-notes.md', '.artifact.uploading.report.csv'];
+    for (const name of [...hidden, ...ordinary]) writeFileSync(join(api.root, name), 'x');
     await put('top.txt', 'x');
     for (const query of ['', '?path=', '?x=1']) {
-      const { files } = (await list(query)) as { files: { path: string }[] };
-      const names = files.map(({ path }) => path);
+      const { files, left_out: leftOut } = (await list(query)) as Record<string, { path: string }[]>;
+      const names = files!.map(({ path }) => path);
       expect(names).toContain('top.txt');
-      expect(names.filter((name) => name.startsWith('.'))).toEqual([]);
+      expect(names.filter((name) => name.startsWith('.'))).toEqual(ordinary.toSorted());
+      expect(leftOut!.map(({ path }) => path)).toEqual(hidden.toSorted());
     }
+    for (const [names, status] of [
+      [hidden, 400],
+      [ordinary, 200],
+    ] as const)
+      for (const name of names) expect((await fetch(`${api.artifacts}${name}`)).status).toBe(status);
+    for (const name of [...hidden, ...ordinary]) rmSync(join(api.root, name));
   });
 
   test('plus and percent in a query are decoded once', async () => {
@@ -202,14 +211,22 @@ describe('list', () => {
     expect(files[9_999]).toEqual({ path: 'f09999', is_dir: false });
   });
 
-  test.each(['../x', '/etc', 'a/../b', '%2e%2e', 'C:/x', 'a\\b', 'x#y', 'a/./b', 'nul\0', '.longshore-x'])(
-    'the directory %j is refused',
-    async (path) => {
-      const answer = await fetch(`${api.artifacts.slice(0, -1)}?path=${encodeURIComponent(path)}`);
-      expect(answer.status).toBe(400);
-      expect((await errorOf(answer)).message).toMatch(/^Invalid path/);
-    },
-  );
+  test.each([
+    '../x',
+    '/etc',
+    'a/../b',
+    '%2e%2e',
+    'C:/x',
+    'a\\b',
+    'x#y',
+    'a/./b',
+    'nul\0',
+    '.artifact.uploading.abcd_123',
+  ])('the directory %j is refused', async (path) => {
+    const answer = await fetch(`${api.artifacts.slice(0, -1)}?path=${encodeURIComponent(path)}`);
+    expect(answer.status).toBe(400);
+    expect((await errorOf(answer)).message).toMatch(/^Invalid path/);
+  });
 });
 
 describe('delete', () => {

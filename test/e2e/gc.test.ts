@@ -1,8 +1,10 @@
 import { existsSync, mkdirSync, readdirSync, utimesSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import type { GcTask } from '../../lib/jobs/jobs.ts';
 import { parsePath } from '../../lib/path.ts';
 import { COLLECT } from '../../lib/transfer/gc.ts';
+import { OTHERS } from '../hidden.ts';
 import { requireServer } from '../servers/require.ts';
 import { redisForAll } from '../servers/shared.ts';
 import { eventually, openQuay, type Quay } from './quay.ts';
@@ -33,22 +35,31 @@ requireServer('redis')('a collection', () => {
     expect(await collect('staging')).toMatchObject({ items: 0 });
     const later = Date.now() + 2 * DAY;
     expect(await collect('staging', true, later)).toMatchObject({ items: 1, bytes: 5 });
-    expect(existsSync(quay.fileOf(failed.id, 'staging'))).toBe(true);
+    expect(existsSync(quay.stagedFile(failed.id))).toBe(true);
     expect(await collect('staging', false, later)).toMatchObject({ items: 1, bytes: 5, failed: 0 });
-    expect(readdirSync(quay.fileOf('', 'staging'))).toEqual([waiting.id]);
+    expect(quay.stagedIds()).toEqual([waiting.id]);
     expect(await quay.ledger.transfers.retry(failed.id)).toBe('bytes-gone');
   });
 
-  test('of staging takes files that no transfer knows and nobody has touched for a day', async () => {
+  test('of staging takes files of ours that no transfer knows and nobody has touched for a day, and none of others', async () => {
     quay = await openQuay({ redisUrl: redis.url });
-    for (const name of ['told-nobody', 'just-now', '.longshore-left'])
-      writeFileSync(quay.fileOf(name, 'staging'), 'bytes');
+    const left = quay.hidden.nameIn('', 't-1');
+    const ours = [quay.stagedFile('told-nobody'), quay.fileOf(left, 'staging')];
+    const others = [
+      'told-nobody',
+      '.longshore-left',
+      OTHERS.stagedName('told-nobody'),
+      OTHERS.nameIn('', 't-1'),
+    ];
+    const foreign = others.map((name) => quay.fileOf(name, 'staging'));
+    for (const file of [...ours, quay.stagedFile('just-now'), ...foreign]) writeFileSync(file, 'bytes');
     const known = await quay.accept({ kind: 'upload', to: quay.place('v') }, Buffer.from('1'));
-    for (const name of ['told-nobody', '.longshore-left', known.id])
-      age(quay.fileOf(name, 'staging'), 25 * 3600_000);
+    for (const file of [...ours, quay.stagedFile(known.id), ...foreign]) age(file, 25 * 3600_000);
     expect(await collect('staging', true)).toMatchObject({ items: 2 });
     expect(await collect('staging')).toMatchObject({ items: 2, failed: 0 });
-    expect(readdirSync(quay.fileOf('', 'staging')).sort()).toEqual(['just-now', known.id].sort());
+    expect(ours.filter((file) => existsSync(file))).toEqual([]);
+    expect(foreign.filter((file) => !existsSync(file))).toEqual([]);
+    expect(quay.stagedIds().filter(Boolean).toSorted()).toEqual(['just-now', known.id].toSorted());
   });
 
   test('of downloads takes those past their lease, but none that was read meanwhile', async () => {
@@ -64,7 +75,7 @@ requireServer('redis')('a collection', () => {
     expect(await collect('staging', false, later)).toMatchObject({ items: 0 });
     expect(await collect('downloads', true, later)).toMatchObject({ items: 1, bytes: 10 });
     expect(await collect('downloads', false, later)).toMatchObject({ items: 1, bytes: 10 });
-    expect(readdirSync(quay.fileOf('', 'staging'))).toEqual([read!.id]);
+    expect(quay.stagedIds()).toEqual([read!.id]);
   });
 
   test('of uploads takes what was written down a day ago and never ended, and hidden files, but nothing of a running transfer', async () => {
@@ -142,7 +153,7 @@ requireServer('redis')('a collection', () => {
   test('runs as a job when it is due', async () => {
     quay = await openQuay({ redisUrl: redis.url });
     mkdirSync(quay.fileOf('deep', 'other'));
-    const left = quay.fileOf('deep/.longshore-left', 'other');
+    const left = quay.fileOf(join('deep', quay.hidden.nameIn('deep', 't-1')), 'other');
     writeFileSync(left, 'x');
     age(left, 25 * 3600_000);
     await quay.work();

@@ -70,7 +70,7 @@ requireServer('redis')('of two workers with one transfer in parts', () => {
           ? await quay.accept({ kind: 'download', from })
           : await quay.accept({ kind: 'copy', from, to, tree: way !== 'copy' });
     const { id } = accepted;
-    const target = way === 'download' ? quay.place(id, 'staging') : to;
+    const target = way === 'download' ? { store: 'staging', path: quay.deps.staging.pathOf(id) } : to;
     const jobs = (row: Transfer, { known }: Between): PartJobs => ({
       thresholdBytes: MIB,
       gaveUp: async () => known?.(),

@@ -88,7 +88,7 @@ requireServer('redis')('a transfer in parts', () => {
       starts: 2,
       result: { outcome: 'ready', size: BYTES.length, sha256: sha256(BYTES) },
     });
-    expect(quay.bytesAt(down.id, 'staging').equals(BYTES)).toBe(true);
+    expect(quay.stagedBytes(down.id).equals(BYTES)).toBe(true);
     await nothingLeft();
   });
 
@@ -219,7 +219,7 @@ requireServer('redis')('a transfer in parts', () => {
       replaced = true;
       const ended = await quay.ended(id);
       expect(ended).toMatchObject({ state: 'succeeded' });
-      const there = run === copy ? quay.bytesAt('m/w.bin') : quay.bytesAt(id, 'staging');
+      const there = run === copy ? quay.bytesAt('m/w.bin') : quay.stagedBytes(id);
       expect(there.equals(is)).toBe(true);
       expect(was.equals(is)).toBe(false);
     }
@@ -272,7 +272,7 @@ requireServer('redis')('a transfer in parts', () => {
     const { id } = await quay.submit({ kind: 'download', from: quay.place('s.bin', 'other') });
     expect(await quay.ended(id)).toMatchObject({ state: 'succeeded', attempts: 1 });
     expect(taps.staging.taken.toSorted()).toEqual([1, 2, 3]);
-    expect(quay.bytesAt(id, 'staging').equals(BYTES)).toBe(true);
+    expect(quay.stagedBytes(id).equals(BYTES)).toBe(true);
     await nothingLeft();
   });
 

@@ -1,5 +1,5 @@
 /** A ledger, stores on folders, staging and queues of its own for each test, with worker pools in this process. */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Config, configOf } from '../../lib/config.ts';
@@ -13,6 +13,7 @@ import { parsePath } from '../../lib/path.ts';
 import { BufferPool } from '../../lib/stores/buffers.ts';
 import type { Driver } from '../../lib/stores/driver.ts';
 import { FileDriver } from '../../lib/stores/drivers/file.ts';
+import { HiddenNames } from '../../lib/stores/hidden.ts';
 import { Store } from '../../lib/stores/store.ts';
 import { Staging } from '../../lib/transfer/staging.ts';
 import type { WorkerDeps } from '../../workers/handlers.ts';
@@ -47,10 +48,11 @@ export async function openQuay(options: QuayOptions) {
     ...(options.clock && { clock: options.clock }),
   });
   const buffers = new BufferPool({ budgetBytes: 64 * MIB, slabBytes: MIB });
+  const hidden = new HiddenNames(await ledger.installation());
   const open = (name: string): Store => {
     const root = join(folder, name);
     mkdirSync(root);
-    const driver = new FileDriver(root);
+    const driver = new FileDriver(root, hidden);
     return new Store({ name, uri: root, driver: options.around?.(name, driver) ?? driver, buffers });
   };
   const stores = new Map(['artifacts', 'other'].map((name) => [name, open(name)]));
@@ -58,6 +60,7 @@ export async function openQuay(options: QuayOptions) {
     store: open('staging'),
     limitBytes: config.stagingLimitBytes,
     transfers: ledger.transfers,
+    hidden,
     log,
   });
   const metrics = createMetrics('worker', { stores: [...stores.keys(), 'staging'], version: '0' });
@@ -76,6 +79,13 @@ export async function openQuay(options: QuayOptions) {
     queue: deps.queue,
     place,
     fileOf,
+    hidden,
+    /** The staged file of an id. */
+    stagedFile: (id: string): string => fileOf(staging.pathOf(id), 'staging'),
+    stagedBytes: (id: string): Buffer => readFileSync(fileOf(staging.pathOf(id), 'staging')),
+    /** Ids of what is staged. */
+    stagedIds: (): (string | undefined)[] =>
+      readdirSync(fileOf('', 'staging')).map((name) => hidden.stagedId(name)),
     bytesAt: (path: string, store?: string): Buffer => readFileSync(fileOf(path, store)),
 
     /** Workers for this quay's queues, or with `apart` for other queues on the same ledger. */

@@ -140,11 +140,17 @@ export class Service {
     return this.ended((await viewIn(await this.submit(body), 202)).id);
   }
 
-  /** Files in staging, our own hidden ones included. */
+  /** Files in staging by their ids, and our own hidden ones. */
   staged(): string[] {
     return readdirSync(this.staging, { recursive: true, withFileTypes: true })
       .filter((entry) => entry.isFile())
-      .map((entry) => entry.name);
+      .map((entry) => stagedId(entry.name));
+  }
+
+  /** The staged file of an id. */
+  stagedFile(id: string): string | undefined {
+    const name = readdirSync(this.staging).find((one) => stagedId(one) === id);
+    return name === undefined ? undefined : join(this.staging, name);
   }
 
   /** Until the stream ends, or `signal` does. */
@@ -158,6 +164,9 @@ export class Service {
     yield* sentEvents(response);
   }
 }
+
+/** Whose staged file it is, by its name. */
+const stagedId = (name: string): string => name.replace(/(?<!^\..*)-[0-9a-f]{16}-[0-9a-f]{32}$/, '');
 
 export interface SentEvent {
   readonly id?: number;

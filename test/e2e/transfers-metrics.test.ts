@@ -108,7 +108,7 @@ requireServer('promtool')('metrics', () => {
   test('an attempt that is repeated is counted by the kind of its failure', async () => {
     await service.stopWorker();
     const { id } = await viewIn(await service.put('spoilt.bin', 'as it was accepted'), 202);
-    writeFileSync(join(service.staging, id), 'not what was accepted');
+    writeFileSync(service.stagedFile(id)!, 'not what was accepted');
     await service.startWorker();
     const retries = async () =>
       (await scrape('worker')).get('longshore_transfer_retries_total{failure="corrupt"}');

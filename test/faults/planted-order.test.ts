@@ -42,7 +42,7 @@ requireServer('redis')('staged bytes', () => {
       const held = await holdsEnding(id, `w${tries}.bin`);
       if (held) {
         await sleep(HELD_MS);
-        const isThere = existsSync(join(service.staging, id));
+        const isThere = service.stagedFile(id) !== undefined;
         sql.exec('rollback');
         expect(isThere).toBe(true);
       }

@@ -13,6 +13,7 @@ import { parsePath } from '../../lib/path.ts';
 import { BufferPool } from '../../lib/stores/buffers.ts';
 import { openStore } from '../../lib/stores/open.ts';
 import type { Store } from '../../lib/stores/store.ts';
+import { NAMES } from '../hidden.ts';
 import { startMinio } from '../servers/minio.ts';
 import { freePort } from '../servers/process.ts';
 import { type RedisServer, startRedis } from '../servers/redis.ts';
@@ -80,7 +81,7 @@ requireServer('redis', 'minio')('an error, with its causes and all that hangs on
         { dataFolder: tmpdir(), artifactsDestination: 's3://lake' },
         awsEnv(secrets, endpoint),
       );
-      const store = await openStore('lake', 's3://lake', config, { buffers, log, metrics });
+      const store = await openStore('lake', 's3://lake', config, { buffers, hidden: NAMES, log, metrics });
       for (const call of callsOf(store)) seen.add(`a failure of a store ${name}`, await errorOf(call()));
       await store.close();
     }

@@ -27,7 +27,10 @@ const MAY_IMPORT: readonly (readonly [importer: string, allowed: readonly string
   ['apps/', ['lib/']],
   ['workers/', ['lib/']],
   ['lib/transfer/', ['lib/stores/', 'lib/ledger/']],
-  ['lib/stores/drivers/', ['lib/stores/driver.ts', 'lib/stores/gate.ts', 'lib/stores/bytes.ts']],
+  [
+    'lib/stores/drivers/',
+    ['lib/stores/driver.ts', 'lib/stores/gate.ts', 'lib/stores/bytes.ts', 'lib/stores/hidden.ts'],
+  ],
   ['lib/stores/layers/', ['lib/stores/driver.ts', 'lib/stores/gate.ts', 'lib/stores/health.ts']],
   ['lib/stores/', []],
   ['lib/ledger/', []],

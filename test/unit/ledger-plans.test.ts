@@ -9,7 +9,7 @@ import type { LedgerTables } from '../../lib/ledger/schema.ts';
 import { Targets } from '../../lib/ledger/targets.ts';
 import { claimedOfEnded, claimQueries } from '../../lib/ledger/tree-claims.ts';
 import { pages as treePages } from '../../lib/ledger/trees.ts';
-import { ofOwner, ofTransfer, partedOfEnded } from '../../lib/ledger/uploads.ts';
+import { named, ofOwner, ofTransfer, partedOfEnded } from '../../lib/ledger/uploads.ts';
 import { accepted, carried, carriedPages, openPages, runningTrees } from '../../lib/ledger/work.ts';
 import { at, ledgerPath, openLedger } from './ledger-setup.ts';
 
@@ -127,6 +127,7 @@ describe('every query of transfers', () => {
     await ofOwner(db, 't').execute();
     await ofTransfer(db, 't').execute();
     await partedOfEnded(db, 5).execute();
+    await named(db, ['a', 'b']).execute();
     await accepted(db).execute();
     await runningTrees(db).execute();
     await openPages(db, 't').execute();
@@ -137,6 +138,7 @@ describe('every query of transfers', () => {
         ['SEARCH uploads USING INDEX uploads_parted (owner=?)'],
         ['SEARCH uploads USING INDEX uploads_transfer (transfer_id=?)'],
         [/^SEARCH uploads USING INDEX uploads_transfer /, /^SEARCH transfers .* \(id=\?\)/],
+        ['SEARCH uploads USING COVERING INDEX uploads_named (upload_id=?)'],
         ['SEARCH transfers USING COVERING INDEX transfers_backlog (state=?)'],
         ['SEARCH transfers USING INDEX transfers_state (state=?)'],
         ['SEARCH tree_pages USING PRIMARY KEY (transfer_id=?)'],

@@ -6,6 +6,7 @@ import { MemoryDriver } from '../../lib/stores/drivers/memory.ts';
 import { chaos, type Fault } from '../../lib/stores/layers/chaos.ts';
 import { Store } from '../../lib/stores/store.ts';
 import { Staging } from '../../lib/transfer/staging.ts';
+import { NAMES } from '../hidden.ts';
 
 const MIB = 1024 * 1024;
 const signal = (): AbortSignal => AbortSignal.timeout(20_000);
@@ -29,6 +30,7 @@ function open(limitBytes: number, { accepted, slowMs, gone, faults = [] }: Given
       stagedGone: async (ids) => void gone?.push(...ids),
     },
     log: createLog({ level: 'silent', format: 'json', process: 'test' }),
+    hidden: NAMES,
     ...(slowMs !== undefined && { slowMs }),
   });
 }

@@ -1,4 +1,5 @@
 /** `longshore doctor`: what is set and where, without secrets; then tries everything that a transfer needs. */
+import { randomBytes } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -22,6 +23,7 @@ import { createMetrics } from '../../../lib/metrics.ts';
 import { parsePath } from '../../../lib/path.ts';
 import { makeFolder } from '../../../lib/path-folder.ts';
 import { BufferPool } from '../../../lib/stores/buffers.ts';
+import { HiddenNames } from '../../../lib/stores/hidden.ts';
 import { checkStore, openStore } from '../../../lib/stores/open.ts';
 import { VERSION } from '../../../lib/version.ts';
 import { openAuth } from '../../api/auth.ts';
@@ -197,15 +199,27 @@ async function store(
   const metrics = createMetrics('api', { stores: [name], version: VERSION });
   const buffers = new BufferPool({ budgetBytes: config.bufferBytes });
   try {
-    const opened = await openStore(name, uri, config, { buffers, log, metrics });
+    const hidden = await hiddenNames(config, log);
+    const opened = await openStore(name, uri, config, { buffers, hidden, log, metrics });
     const steps: string[] = [];
     try {
-      await checkStore(opened, signal, (step, ms) => void steps.push(`${step} ${Math.round(ms)} ms`));
+      await checkStore(opened, hidden, signal, (step, ms) => void steps.push(`${step} ${Math.round(ms)} ms`));
     } finally {
       await opened.close();
     }
     return `${opened.uri}: ${steps.join(', ')}`;
   } finally {
     metrics.close();
+  }
+}
+
+/** As the service has them; where there is no ledger to ask, those of nobody: what is tried then leaves nothing. */
+async function hiddenNames(config: Config, log: Log): Promise<HiddenNames> {
+  const opened = await Ledger.open({ path: config.ledgerPath, log }).catch(() => undefined);
+  try {
+    const installation = await opened?.installation();
+    return new HiddenNames(installation ?? { id: randomBytes(8).toString('hex'), key: randomBytes(32) });
+  } finally {
+    await opened?.close();
   }
 }

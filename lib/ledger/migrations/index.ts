@@ -5,6 +5,7 @@ import type { Engine } from '../engine.ts';
 import { up as transfers } from './0001-transfers.ts';
 import { up as parts } from './0002-parts.ts';
 import { up as trees } from './0003-trees.ts';
+import { up as installation } from './0004-installation.ts';
 import { up as leftOut } from './0005-left-out.ts';
 
 /** In order; a name never changes and none goes away once it was released. */
@@ -12,6 +13,7 @@ const MIGRATIONS = {
   '0001-transfers': transfers,
   '0002-parts': parts,
   '0003-trees': trees,
+  '0004-installation': installation,
   '0005-left-out': leftOut,
 };
 

@@ -78,11 +78,16 @@ export class Folders {
   }
 
   /**
-   * The folder of `dir`, or with `make` that folder made, each new name durable. Release it.
+   * The folder of `dir`. With `make` it is made where it is missing, and those above it, each new name durable; an array
+   * is told which ones were made here, the outermost first.
    * @throws ENOENT, ENOTDIR; Failure `invalid` where it lies outside the root
    */
-  async use<T>(dir: StorePath, make: boolean, work: (folder: Folder) => Promise<T>): Promise<T> {
-    const folder = await (make ? this.#made(dir) : this.#shared(dir));
+  async use<T>(
+    dir: StorePath,
+    make: boolean | StorePath[],
+    work: (folder: Folder) => Promise<T>,
+  ): Promise<T> {
+    const folder = await (make === false ? this.#shared(dir) : this.#made(dir, make === true ? [] : make));
     try {
       return await work(folder);
     } finally {
@@ -128,7 +133,7 @@ export class Folders {
     this.#open.delete(dir);
   }
 
-  async #made(dir: StorePath): Promise<Folder> {
+  async #made(dir: StorePath, made: StorePath[]): Promise<Folder> {
     for (let tries = 1; ; tries++) {
       try {
         const folder = await this.#shared(dir);
@@ -139,17 +144,20 @@ export class Folders {
         return folder;
       } catch (error) {
         if (codeOf(error) !== 'ENOENT' || dir === '' || tries >= TRIES) throw error;
-        await this.#make(dir);
+        await this.#make(dir, made);
       }
     }
   }
 
-  async #make(dir: StorePath): Promise<void> {
-    const naming = this.use(parentOf(dir), true, async (parent) => {
-      await mkdir(parent.at(baseName(dir))).catch((error: unknown) => {
+  async #make(dir: StorePath, made: StorePath[]): Promise<void> {
+    const naming = this.use(parentOf(dir), made, async (parent) => {
+      try {
+        await mkdir(parent.at(baseName(dir)));
+        made.push(dir);
+      } catch (error) {
         if (codeOf(error) === 'ENOENT') this.drop(parentOf(dir));
         else if (codeOf(error) !== 'EEXIST') throw error;
-      });
+      }
       await parent.sync();
     });
     this.#naming.set(dir, naming);
@@ -178,6 +186,23 @@ export class Folders {
       }
       empty = parent;
     }
+  }
+
+  /** Removes those of `made` that are empty; the outermost come first. What others have made stays. */
+  async unmake(made: readonly StorePath[]): Promise<void> {
+    for (const dir of made.toReversed()) {
+      try {
+        await this.use(parentOf(dir), false, (folder) => rmdir(folder.at(baseName(dir))));
+        this.drop(dir);
+      } catch {
+        return; // not empty, or in use: it stays
+      }
+    }
+  }
+
+  /** Where an open folder really is, from the root. */
+  dirOf({ realPath }: Folder): StorePath {
+    return realPath.slice(this.root === '/' ? 1 : this.root.length + 1) as StorePath;
   }
 
   nativePathOf(path: StorePath): string | Buffer {

@@ -1,14 +1,17 @@
 /** Walking folders: one level with sizes, or everything below. Nothing that is there is passed over in silence. */
 import type { Dirent } from 'node:fs';
 import { lstat, opendir, realpath, stat } from 'node:fs/promises';
-import { baseName, isHiddenName, joinPath, parentOf, ROOT, type StorePath } from '../../path.ts';
+import { baseName, joinPath, parentOf, ROOT, type StorePath } from '../../path.ts';
 import { textOfBytes } from '../../path-bytes.ts';
-import type { Entry, ListCall, OtherEntry } from '../driver.ts';
+import type { Entry, Leftover, ListCall, OtherEntry } from '../driver.ts';
+import { type Hidden, type HiddenNames, WHY_RESERVED } from '../hidden.ts';
 import { codeOf, type Folder, type Folders, isClosed } from './file-folder.ts';
 import { entryOf } from './file-publish.ts';
 
 const PAGE = 1000;
 const STATS_AT_ONCE = 32;
+/** What the files of an upload in parts have behind its id. */
+const OF_UPLOAD = /\.(?:parts|joined)$/;
 
 /** It went between two looks, or was never there. */
 const isGone = (error: unknown) => codeOf(error) === 'ENOENT' || codeOf(error) === 'ENOTDIR';
@@ -25,6 +28,7 @@ interface Waiting {
 /** Absent, or a file: nothing. */
 export async function* listFolder(
   folders: Folders,
+  hidden: HiddenNames,
   dir: StorePath,
   call: ListCall,
 ): AsyncGenerator<readonly Entry[]> {
@@ -35,9 +39,11 @@ export async function* listFolder(
     const at = next;
     let empty = true;
     try {
-      for await (const names of namesIn(folders, at.dir, call.signal)) {
+      for await (const names of namesIn(folders, hidden, at.dir, call.signal)) {
+        const others = names.filter(({ is }) => is !== 'ours');
+        if (others.length === 0) continue;
         empty = false;
-        const found = await entriesOf(folders, at, names, call);
+        const found = await entriesOf(folders, at, others, call);
         if (call.deep) for (const { below } of found) if (below) waiting.push(below);
         const page = found.flatMap(({ entry }) =>
           entry && !(call.deep && entry.kind === 'dir') ? [entry] : [],
@@ -50,8 +56,14 @@ export async function* listFolder(
       yield [closed(at.dir, error)];
       continue;
     }
-    if (call.deep && empty && at.dir !== ROOT) yield [{ kind: 'dir', path: at.dir }];
+    if (call.deep && empty && at.dir !== ROOT) yield [emptyDirectory(hidden, at.dir)];
   }
+}
+
+/** One that is called as a hidden file is no directory that anybody could name. */
+function emptyDirectory(hidden: HiddenNames, dir: StorePath): Entry {
+  const is = hidden.kindOf(dir);
+  return is === undefined ? { kind: 'dir', path: dir } : reserved(dir, is);
 }
 
 /**
@@ -67,7 +79,7 @@ async function noDirectoryAt(folders: Folders, dir: StorePath, call: ListCall): 
       if (entry.isDirectory() || entry.isFile()) return undefined;
       // walking through it says whether it leads outside
       if (entry.isSymbolicLink() && call.links !== 'name') return undefined;
-      const found = await foundAt(folders, folder, at, { name, entry }, call.links === 'name');
+      const found = await foundAt(folders, folder, at, { name, entry, is: undefined }, call.links === 'name');
       return found.entry?.kind === 'other' ? found.entry : undefined;
     });
   } catch (error) {
@@ -76,26 +88,32 @@ async function noDirectoryAt(folders: Folders, dir: StorePath, call: ListCall): 
   }
 }
 
-/** Hidden siblings, wherever they are, or in `only` alone. */
+/** Hidden siblings that are proved to be ours, wherever they are, or in `only` alone. */
 export async function* leftoversIn(
   folders: Folders,
+  hidden: HiddenNames,
   signal: AbortSignal,
   only?: StorePath,
-): AsyncGenerator<readonly { readonly path: StorePath; readonly modifiedMs: number }[]> {
+): AsyncGenerator<readonly Leftover[]> {
   const waiting: StorePath[] = [only ?? ROOT];
   for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
     const dir = next;
     try {
-      for await (const names of namesIn(folders, dir, signal, true)) {
+      for await (const names of namesIn(folders, hidden, dir, signal)) {
         for (const { name, entry } of names)
           if (only === undefined && entry.isDirectory()) waiting.push(joinPath(dir, name));
-        const hidden = names.filter(({ name, entry }) => entry.isFile() && isHiddenName(name));
-        if (hidden.length === 0) continue;
+        const ours = names.filter(({ is }) => is === 'ours');
+        if (ours.length === 0) continue;
         yield await folders.use(dir, false, async (folder) => {
-          const found = [];
-          for (const { name } of hidden) {
-            const facts = await stat(folder.at(name)).catch(() => undefined);
-            if (facts) found.push({ path: joinPath(dir, name), modifiedMs: facts.mtimeMs });
+          const found: Leftover[] = [];
+          for (const { name } of ours) {
+            const facts = await lstat(folder.at(name)).catch(() => undefined);
+            if (facts)
+              found.push({
+                path: joinPath(dir, name),
+                modifiedMs: facts.mtimeMs,
+                uploadId: name.replace(OF_UPLOAD, ''),
+              });
           }
           return found;
         });
@@ -110,6 +128,8 @@ export async function* leftoversIn(
 interface Name {
   readonly name: StorePath;
   readonly entry: Kind;
+  /** Whose hidden file it is. */
+  readonly is: Hidden | undefined;
 }
 /** As a directory, or a look at the file itself, tells it. */
 type Kind = Pick<
@@ -117,28 +137,34 @@ type Kind = Pick<
   'isDirectory' | 'isFile' | 'isSymbolicLink' | 'isFIFO' | 'isSocket' | 'isBlockDevice' | 'isCharacterDevice'
 >;
 
-/** Pages of directory entries, without our own hidden ones unless asked for. */
+/** Pages of directory entries, hidden ones included. */
 async function* namesIn(
   folders: Folders,
+  hidden: HiddenNames,
   dir: StorePath,
   signal: AbortSignal,
-  hidden = false,
 ): AsyncGenerator<readonly Name[]> {
   let page: Name[] = [];
-  const opened = await folders.use(dir, false, (folder) =>
+  const { opened, real } = await folders.use(dir, false, async (folder) => ({
     // its types know no such encoding, it does
-    opendir(folder.self, { bufferSize: 256, encoding: 'buffer' as BufferEncoding }),
-  );
+    opened: await opendir(folder.self, { bufferSize: 256, encoding: 'buffer' as BufferEncoding }),
+    real: folders.dirOf(folder),
+  }));
   for await (const entry of opened as AsyncIterable<unknown> as AsyncIterable<Dirent<Buffer>>) {
     signal.throwIfAborted();
     const name = textOfBytes(entry.name) as StorePath;
-    if (!hidden && isHiddenName(name)) continue;
-    page.push({ name, entry });
+    page.push({ name, entry, is: kindOf(hidden, joinPath(real, name), entry) });
     if (page.length < PAGE) continue;
     yield page;
     page = [];
   }
   if (page.length > 0) yield page;
+}
+
+/** What we have on its way are files; a directory of such a name holds what others have put there. */
+function kindOf(hidden: HiddenNames, path: StorePath, entry: Kind): Hidden | undefined {
+  const is = entry.isDirectory() ? undefined : hidden.kindOf(path);
+  return is === 'ours' && !entry.isFile() ? 'foreign' : is;
 }
 
 interface Found {
@@ -170,11 +196,12 @@ async function foundAt(
   folders: Folders,
   folder: Folder,
   at: Waiting,
-  { name, entry }: Name,
+  { name, entry, is }: Name,
   asLink: boolean,
 ): Promise<Found> {
   const path = joinPath(at.dir, name);
   if (entry.isDirectory()) return { entry: { kind: 'dir', path }, below: { dir: path, through: at.through } };
+  if (is !== undefined) return { entry: reserved(path, is) };
   try {
     if (entry.isSymbolicLink()) {
       if (asLink) return { entry: other(path, 'link', 'it is a symbolic link') };
@@ -238,6 +265,9 @@ const other = (path: StorePath, is: OtherEntry['is'], why: string): OtherEntry =
   is,
   why,
 });
+
+const reserved = (path: StorePath, is: Hidden): OtherEntry =>
+  other(path, 'reserved', WHY_RESERVED[is === 'mlflow' ? is : 'foreign']);
 
 const closed = (path: StorePath, error: unknown): OtherEntry =>
   isClosed(error)

@@ -12,7 +12,7 @@ import { constants } from 'node:fs';
 import { open, rename, stat, unlink } from 'node:fs/promises';
 import { throwIfAborted } from '../../deadline.ts';
 import { Failure } from '../../errors.ts';
-import { baseName, HIDDEN_PREFIX, joinPath, parentOf, ROOT, type StorePath } from '../../path.ts';
+import { baseName, joinPath, parentOf, ROOT, type StorePath } from '../../path.ts';
 import type {
   Body,
   Call,
@@ -24,6 +24,7 @@ import type {
   Upload,
   WriteCall,
 } from '../driver.ts';
+import type { HiddenNames } from '../hidden.ts';
 import { codeOf, type Folder, type Folders } from './file-folder.ts';
 import { leftoversIn } from './file-list.ts';
 import {
@@ -35,7 +36,7 @@ import {
   recordLine,
   SiblingWriter,
 } from './file-parts.ts';
-import { createSibling, type Publishers, publishSibling, siblingName, withSibling } from './file-publish.ts';
+import { createSibling, type Publishers, publishSibling, withSibling } from './file-publish.ts';
 
 const MIB = 1024 * 1024;
 const NO_CREATE = constants.O_WRONLY | constants.O_NOFOLLOW;
@@ -44,6 +45,7 @@ const JOINED_SUFFIX = '.joined';
 const namesOf = (id: string): readonly string[] => [id, id + JOINED_SUFFIX, id + RECORD_SUFFIX];
 
 export class FileMultipart implements Multipart {
+  readonly provesOwner = true;
   readonly limits = {
     minBytes: 1,
     maxBytes: 2 ** 40,
@@ -52,27 +54,30 @@ export class FileMultipart implements Multipart {
     order: 'any',
   } as const;
   readonly #folders: Folders;
+  readonly #hidden: HiddenNames;
   readonly #publishers: Publishers;
 
-  constructor(folders: Folders, publishers: Publishers) {
+  constructor(folders: Folders, hidden: HiddenNames, publishers: Publishers) {
     this.#folders = folders;
+    this.#hidden = hidden;
     this.#publishers = publishers;
   }
 
   /** Aborted midway, or by somebody who has long gone while a mount hung, it leaves nothing. */
   async begin(path: StorePath, call: WriteCall): Promise<Upload> {
     throwIfAborted(call.signal);
-    const id = siblingName(call.token);
-    return withSibling(this.#folders, path, id, async (folder, handle) => {
-      await handle.close(); // each part opens it: held open it would let a late part into the published file
+    return withSibling(this.#folders, this.#hidden, path, call.token, async (sibling) => {
+      const { name: id, folder, made } = sibling;
+      await sibling.handle.close(); // each part opens it: held open it would let a late part into the published file
       try {
         const record = await createSibling(folder, id + RECORD_SUFFIX);
-        await record.writeFile(recordLine(baseName(path))).finally(() => record.close());
+        const line = recordLine({ name: baseName(path), made: made.length });
+        await record.writeFile(line).finally(() => record.close());
         throwIfAborted(call.signal);
         return { path, id };
       } catch (error) {
         await unlinkAll(folder, [id, id + RECORD_SUFFIX]);
-        await this.#folders.prune(parentOf(path));
+        await this.#folders.unmake(made);
         throw error;
       }
     });
@@ -182,8 +187,15 @@ export class FileMultipart implements Multipart {
   async abandon(upload: Upload, call: Call): Promise<void> {
     call.signal.throwIfAborted();
     try {
-      await this.#in(upload, (folder) => unlinkAll(folder, namesOf(upload.id)));
-      await this.#folders.prune(parentOf(upload.path));
+      const made = await this.#in(upload, async (folder) => {
+        const sibling = joinPath(this.#folders.dirOf(folder), upload.id as StorePath);
+        if (this.#hidden.kindOf(sibling) !== 'ours') return 0;
+        // a record that is gone, or was never whole, says of no directory that it was made here
+        const { made } = await readRecord(folder, upload.id).catch(() => ({ made: 0 }));
+        await unlinkAll(folder, namesOf(upload.id));
+        return made;
+      });
+      await this.#folders.unmake(innermost(parentOf(upload.path), made));
     } catch (error) {
       if (codeOf(error) !== 'ENOENT' && codeOf(error) !== 'ENOTDIR') throw error;
     }
@@ -191,10 +203,8 @@ export class FileMultipart implements Multipart {
 
   async *pending(path: StorePath, call: Call): AsyncGenerator<readonly PendingUpload[]> {
     const wanted = path === ROOT ? undefined : parentOf(path);
-    for await (const page of leftoversIn(this.#folders, call.signal, wanted)) {
-      const records = page.filter(
-        (file) => baseName(file.path).startsWith(HIDDEN_PREFIX) && file.path.endsWith(RECORD_SUFFIX),
-      );
+    for await (const page of leftoversIn(this.#folders, this.#hidden, call.signal, wanted)) {
+      const records = page.filter((file) => file.path.endsWith(RECORD_SUFFIX));
       const found = await Promise.all(records.map((record) => this.#pendingOf(record.path)));
       const uploads = found.filter(
         (upload) => upload !== undefined && (path === ROOT || upload.path === path),
@@ -212,7 +222,8 @@ export class FileMultipart implements Multipart {
         const { name } = await readRecord(folder, id);
         if (name === undefined) return undefined;
         const { birthtimeMs, mtimeMs } = await stat(folder.at(baseName(record)));
-        return { path: joinPath(dir, name as StorePath), id, begunMs: birthtimeMs || mtimeMs };
+        const path = joinPath(dir, name as StorePath);
+        return { path, id, begunMs: birthtimeMs || mtimeMs };
       })
       .catch((error: unknown) => {
         if (codeOf(error) === 'ENOENT') return undefined;
@@ -244,6 +255,13 @@ export class FileMultipart implements Multipart {
     if (durable) await sibling.sync();
     return size;
   }
+}
+
+/** The `count` innermost directories of `dir`, the outermost first. */
+function innermost(dir: StorePath, count: number): StorePath[] {
+  const found: StorePath[] = [];
+  for (let at = dir; at !== ROOT && found.length < count; at = parentOf(at)) found.unshift(at);
+  return found;
 }
 
 export async function unlinkAll(folder: Folder, names: readonly string[]): Promise<void> {

@@ -1,5 +1,5 @@
 /**
- * What an upload in parts keeps beside its hidden sibling, `<sibling>.parts`: the target's name, then a line where a part
+ * What an upload in parts keeps beside its hidden sibling, `<sibling>.parts`: what it is for, then a line where a part
  * is begun and one where it was written, or not. Each line carries its own CRC32 and begins on a new one: a line that a
  * crash cut off, or that two machines wrote over each other (NFS knows no atomic append), says nothing, and spoils no
  * other.
@@ -32,11 +32,20 @@ interface Writing {
   /** `spoilt`: what it wrote are not the bytes of the part. */
   readonly is: 'begun' | 'left' | 'spoilt';
 }
-type Line = string | Recorded | Writing;
+/** The first line. */
+interface Begun {
+  /** The target's. */
+  readonly name: string;
+  /** How many directories were made for it: the innermost ones. */
+  readonly made: number;
+}
+type Line = Begun | Recorded | Writing;
 
 export interface PartsRecord {
   /** The target's name; undefined: the record was never written whole. */
   readonly name: string | undefined;
+  /** How many directories were made for the upload: the innermost ones of its target. */
+  readonly made: number;
   /** The last of each number. */
   readonly parts: ReadonlyMap<number, Receipt>;
   /** Numbers of the parts that are being written, by their writers; also of those who died over it. */
@@ -54,12 +63,12 @@ export async function readRecord(folder: Folder, sibling: string): Promise<Parts
   const writing = new Map<string, number>();
   /** Who wrote a part while another one spoilt it: nobody knows whose bytes are there. */
   const spoilt = new Set<string>();
-  let name: string | undefined;
+  let begun: Begun | undefined;
   for (const line of text.split('\n')) {
     const value = unsealed(line);
     if (value === undefined) continue;
-    if (typeof value === 'string') {
-      name ??= value;
+    if ('made' in value) {
+      begun ??= value;
       continue;
     }
     const { by, ...said } = value;
@@ -75,7 +84,7 @@ export async function readRecord(folder: Folder, sibling: string): Promise<Parts
       for (const [other, number] of writing) if (number === said.number) spoilt.add(other);
     }
   }
-  return { name, parts, writing };
+  return { name: begun?.name, made: begun?.made ?? 0, parts, writing };
 }
 
 function unsealed(line: string): Line | undefined {

@@ -1,19 +1,15 @@
 /** Hidden siblings: how a file is written out of sight and then appears whole, in one step. */
-import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
 import { type FileHandle, link, open, rename, stat, unlink } from 'node:fs/promises';
 import { Failure } from '../../errors.ts';
-import { HIDDEN_PREFIX, parentOf, type StorePath } from '../../path.ts';
+import { parentOf, type StorePath } from '../../path.ts';
 import type { FileEntry, WriteCall } from '../driver.ts';
+import type { HiddenNames } from '../hidden.ts';
 import { codeOf, type Folder, type Folders } from './file-folder.ts';
 
 const CREATE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const MODE = 0o666;
 const PUBLISHERS = 1000;
-
-/** Unique, so that two workers with one job never touch each other's. */
-export const siblingName = (token: string): string =>
-  `${HIDDEN_PREFIX}${token}-${randomBytes(4).toString('hex')}`;
 
 /** Only this makes a sibling: what opens one later finds it, or finds that it is gone. */
 export const createSibling = (folder: Folder, name: string): Promise<FileHandle> =>
@@ -22,15 +18,28 @@ export const createSibling = (folder: Folder, name: string): Promise<FileHandle>
 /** So often a folder may be pruned between being made and getting its first file. */
 const TRIES = 8;
 
+/** A sibling that was made just now. */
+export interface Sibling {
+  /** Unique, so that two workers with one job never touch each other's. */
+  readonly name: string;
+  readonly folder: Folder;
+  readonly handle: FileHandle;
+  /** Directories that were made for it, the outermost first. */
+  readonly made: readonly StorePath[];
+}
+
 /** Makes the sibling, and its folder where that is missing, and goes on with both. */
 export async function withSibling<T>(
   folders: Folders,
+  hidden: HiddenNames,
   path: StorePath,
-  name: string,
-  work: (folder: Folder, handle: FileHandle) => Promise<T>,
+  token: string,
+  work: (sibling: Sibling) => Promise<T>,
 ): Promise<T> {
+  const made: StorePath[] = [];
   for (let tries = 1; ; tries++) {
-    const done = await folders.use(parentOf(path), true, async (folder) => {
+    const done = await folders.use(parentOf(path), made, async (folder) => {
+      const name = hidden.nameIn(folders.dirOf(folder), token);
       let handle: FileHandle;
       try {
         handle = await createSibling(folder, name);
@@ -39,7 +48,7 @@ export async function withSibling<T>(
         folders.drop(parentOf(path));
         return undefined;
       }
-      return { value: await work(folder, handle) };
+      return { value: await work({ name, folder, handle, made }) };
     });
     if (done) return done.value;
   }

@@ -3,10 +3,10 @@
  * process of ours).
  *
  * Needs read, write and execute rights on the folder and all below it. A file on its way is a hidden sibling
- * `.longshore-<token>-<random>` in its target's directory (a file in parts has a `.parts` beside it, and is `….joined`
- * in the end); it is synced, renamed over the target, and the directory is synced, so a reader finds the old file or the
- * new one. A crash leaves hidden siblings, which gc removes, and empty directories. Symbolic links are followed inside
- * the root only.
+ * `.longshore-<installation>-<token>-<random>-<MAC>` in its target's directory (a file in parts has a `.parts` beside it,
+ * and is `….joined` in the end); it is synced, renamed over the target, and the directory is synced, so a reader finds the
+ * old file or the new one. A crash leaves hidden siblings, which gc removes where the MAC proves that they are ours, and
+ * empty directories. Symbolic links are followed inside the root only.
  * Tested on ext4, tmpfs and overlayfs (Linux).
  */
 import { constants } from 'node:fs';
@@ -23,6 +23,7 @@ import type {
   Driver,
   Entry,
   FileEntry,
+  Leftover,
   ListCall,
   ReadCall,
   Reading,
@@ -30,19 +31,12 @@ import type {
   Traits,
   WriteCall,
 } from '../driver.ts';
+import { type HiddenNames, refusedAsHidden } from '../hidden.ts';
 import { classifyFileError } from './file-errors.ts';
 import { codeOf, type Folder, Folders, isClosed } from './file-folder.ts';
 import { leftoversIn, listFolder } from './file-list.ts';
 import { FileMultipart, unlinkAll } from './file-multipart.ts';
-import {
-  changed,
-  entryOf,
-  Publishers,
-  publishSibling,
-  siblingName,
-  withSibling,
-  writeAll,
-} from './file-publish.ts';
+import { changed, entryOf, Publishers, publishSibling, withSibling, writeAll } from './file-publish.ts';
 import { fileBytes, fileContent, SHORT_BYTES } from './file-read.ts';
 
 /** Not blocking: opening a pipe that nobody writes to would wait for ever. */
@@ -51,20 +45,23 @@ const READ_FLAGS = constants.O_RDONLY | constants.O_NONBLOCK;
 const LONGEST_PATH_BYTES = 4095;
 
 /** The folder is made where it is missing. @throws the file system's errors */
-export async function openFileDriver(folder: string): Promise<FileDriver> {
+export async function openFileDriver(folder: string, hidden: HiddenNames): Promise<FileDriver> {
   await makeFolder(folder);
-  return new FileDriver(await realpath(folder));
+  return new FileDriver(await realpath(folder), hidden);
 }
 
 export class FileDriver implements Driver {
   readonly traits: Traits;
   readonly multipart: FileMultipart;
   readonly #folders: Folders;
+  readonly #hidden: HiddenNames;
   readonly #publishers = new Publishers();
 
-  constructor(root: string) {
+  /** `root` is a real path. */
+  constructor(root: string, hidden: HiddenNames) {
     this.#folders = new Folders(root);
-    this.multipart = new FileMultipart(this.#folders, this.#publishers);
+    this.#hidden = hidden;
+    this.multipart = new FileMultipart(this.#folders, hidden, this.#publishers);
     this.traits = {
       replace: 'atomic',
       createOnly: true,
@@ -86,7 +83,7 @@ export class FileDriver implements Driver {
     if (wrong !== undefined)
       return wrong === '' ? 'it has an empty segment' : `it contains the segment '${wrong}'`;
     if (path.includes('\0')) return 'a file name cannot contain a NUL';
-    return undefined;
+    return refusedAsHidden(path);
   }
 
   async head(path: StorePath, call: Call): Promise<FileEntry> {
@@ -113,25 +110,25 @@ export class FileDriver implements Driver {
 
   async write(path: StorePath, body: Body, call: WriteCall): Promise<FileEntry> {
     call.signal.throwIfAborted();
-    const sibling = siblingName(call.token);
-    return withSibling(this.#folders, path, sibling, async (folder, handle) => {
+    return withSibling(this.#folders, this.#hidden, path, call.token, async (sibling) => {
+      const { folder, handle } = sibling;
       try {
         let size = 0;
         for await (const chunk of body.open()) size += await writeAll(handle, [chunk], size);
         if (size !== body.size) throw new Failure('corrupt', `the body had ${size} bytes of ${body.size}`);
         const target = { path, name: baseName(path) };
-        return await publishSibling(folder, sibling, handle, target, call, this.#publishers);
+        return await publishSibling(folder, sibling.name, handle, target, call, this.#publishers);
       } catch (error) {
         await handle.close().catch(() => undefined); // closed already where the rename failed
-        await unlinkAll(folder, [sibling]);
-        await this.#folders.prune(parentOf(path));
+        await unlinkAll(folder, [sibling.name]);
+        await this.#folders.unmake(sibling.made);
         throw error;
       }
     });
   }
 
   list(dir: StorePath, call: ListCall): AsyncIterable<readonly Entry[]> {
-    return listFolder(this.#folders, dir, call);
+    return listFolder(this.#folders, this.#hidden, dir, call);
   }
 
   async remove(paths: readonly StorePath[], call: Call): Promise<readonly RemoveFailure[]> {
@@ -150,6 +147,22 @@ export class FileDriver implements Driver {
         await this.#folders.prune(dir);
       } catch (error) {
         if (!isAbsent(error)) failures.push(...entries.map((path) => ({ path, error })));
+      }
+    }
+    return failures;
+  }
+
+  async removeLeftovers(paths: readonly StorePath[], call: Call): Promise<readonly RemoveFailure[]> {
+    const failures: RemoveFailure[] = [];
+    for (const path of paths) {
+      call.signal.throwIfAborted();
+      try {
+        await this.#folders.use(parentOf(path), false, async (folder) => {
+          const really = joinPath(this.#folders.dirOf(folder), baseName(path) as StorePath);
+          if (this.#hidden.kindOf(really) === 'ours') await unlink(folder.at(baseName(path)));
+        });
+      } catch (error) {
+        if (!isAbsent(error)) failures.push({ path, error });
       }
     }
     return failures;
@@ -175,8 +188,8 @@ export class FileDriver implements Driver {
     await this.#folders.prune(dir);
   }
 
-  leftovers(call: Call): AsyncIterable<readonly { readonly path: StorePath; readonly modifiedMs: number }[]> {
-    return leftoversIn(this.#folders, call.signal);
+  leftovers(call: Call): AsyncIterable<readonly Leftover[]> {
+    return leftoversIn(this.#folders, this.#hidden, call.signal);
   }
 
   /** Nothing stays open between calls. */

@@ -185,6 +185,7 @@ export class MemoryDriver implements Driver {
       return found;
     };
     return {
+      provesOwner: true,
       limits: {
         minBytes,
         maxBytes: 5 * 1024 * MIB,

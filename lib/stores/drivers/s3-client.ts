@@ -11,6 +11,7 @@ import type { StorePath } from '../../path.ts';
 import { percentDecoded } from '../../path-bytes.ts';
 import type { WriteCall } from '../driver.ts';
 import type { Gate } from '../gate.ts';
+import type { HiddenNames } from '../hidden.ts';
 import { refuseDoubledBucket, type S3Settings } from './s3-config.ts';
 import { type Answer, type DirectCall, DirectCalls } from './s3-direct.ts';
 import { S3Error, scrub } from './s3-errors.ts';
@@ -69,14 +70,16 @@ export class S3Connection {
   /** In every call that touches bytes of an object which a customer's key encrypts. */
   readonly sseCustomer: SseCustomer;
   readonly place: S3Place;
+  readonly hidden: HiddenNames;
   readonly #client: S3Client;
   readonly #handler: UndiciHandler;
   readonly #direct: DirectCalls;
   readonly #objectArgs: Partial<PutObjectCommandInput>;
 
-  constructor(place: S3Place, settings: S3Settings, gate?: Gate) {
+  constructor(place: S3Place, settings: S3Settings, hidden: HiddenNames, gate?: Gate) {
     refuseDoubledBucket(place.bucket, settings);
     this.place = place;
+    this.hidden = hidden;
     const { ExpectedBucketOwner, RequestPayer, Expires, ObjectLockRetainUntilDate, ...args } =
       settings.extraArgs;
     const owner = settings.expectedBucketOwner ?? ExpectedBucketOwner;

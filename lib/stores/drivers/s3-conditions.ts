@@ -10,7 +10,7 @@ import {
   HeadObjectCommand,
   PutObjectCommand,
 } from '@aws-sdk/client-s3';
-import { HIDDEN_PREFIX, type StorePath } from '../../path.ts';
+import { ROOT, type StorePath } from '../../path.ts';
 import type { Call, WriteCall } from '../driver.ts';
 import { bareTag, changed, letGo, occupied, quotedTag, type S3Connection, tokenOf } from './s3-client.ts';
 import { S3Error } from './s3-errors.ts';
@@ -33,9 +33,12 @@ export async function conditionsFor(s3: S3Connection, path: StorePath, call: Wri
   return {};
 }
 
-/** Writes an empty hidden object, then twice over it under conditions that cannot hold, and removes it. */
+/**
+ * Writes an empty hidden object, whose name nobody else can have, then twice over it under conditions that cannot hold,
+ * and removes it.
+ */
 async function prove(s3: S3Connection, call: Call): Promise<{ create: boolean; match: boolean }> {
-  const Key = `${s3.prefixOf('' as StorePath)}${HIDDEN_PREFIX}canary-${randomUUID()}`;
+  const Key = s3.keyOf(s3.hidden.nameIn(ROOT, `canary-${randomUUID()}`) as StorePath);
   const put = (conditions: Conditions) =>
     s3.call(call.signal, (client, options) =>
       client.send(
@@ -66,7 +69,7 @@ async function prove(s3: S3Connection, call: Call): Promise<{ create: boolean; m
       match: await obeys({ IfMatch: quotedTag('0'.repeat(32)) }),
     };
   } finally {
-    // without the right to delete, one empty hidden object stays behind
+    // where this fails one empty hidden object stays behind, which gc removes if anybody may
     await s3
       .call(call.signal, (client, options) =>
         client.send(new DeleteObjectCommand({ ...s3.common, Key }), options),

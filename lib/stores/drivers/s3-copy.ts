@@ -157,7 +157,7 @@ export class S3Copy implements ServerCopy {
           : await this.#part(from, { size: from.size }, upload, 1, call);
       return await this.#multipart.finish(upload, [receipt], { size: from.size }, call);
     } catch (error) {
-      // what is left where this fails as well, gc finds by its key
+      // what is left where this fails as well, gc counts among the uploads that nobody can prove to be ours
       await this.#multipart.abandon(upload, call).catch(() => undefined);
       throw error;
     }

@@ -47,6 +47,7 @@ interface Markers {
 }
 
 export class S3Multipart implements Multipart {
+  readonly provesOwner = false;
   readonly limits = {
     minBytes: 5 * MiB,
     maxBytes: 5 * 1024 * MiB,

@@ -4,8 +4,9 @@
  * Rights: GetObject, PutObject, DeleteObject, ListBucket, AbortMultipartUpload, ListMultipartUploadParts,
  * ListBucketMultipartUploads; kms:Decrypt and kms:GenerateDataKey where objects are encrypted so.
  * Creates objects at `<prefix>/<path>` with the metadata `longshore-token`, multipart uploads on their way to one, and
- * on the first conditional write of a process one empty `<prefix>/.longshore-canary-…`, removed at once.
- * Leaves behind: multipart uploads that nobody finished (gc aborts them); versions, where the bucket keeps them.
+ * on the first conditional write of a process one empty `<prefix>/.longshore-…`, removed at once.
+ * Leaves behind: multipart uploads that nobody finished (gc aborts those whose ids are in the ledger: nothing else tells
+ * whose one is); versions, where the bucket keeps them.
  *
  * Known differences: MinIO takes names of at most 255 bytes and lists only `a` where `a` and `a/b` are both objects;
  * versitygw keeps objects in folders and refuses the second of the two.
@@ -15,11 +16,10 @@ import {
   DeleteObjectsCommand,
   GetObjectCommand,
   HeadObjectCommand,
-  ListObjectsV2Command,
   PutObjectCommand,
 } from '@aws-sdk/client-s3';
 import { FAILURES, Failure } from '../../errors.ts';
-import { isHiddenName, type StorePath } from '../../path.ts';
+import type { StorePath } from '../../path.ts';
 import { once } from '../bytes.ts';
 import type {
   Body,
@@ -29,6 +29,7 @@ import type {
   Driver,
   Entry,
   FileEntry,
+  Leftover,
   ListCall,
   OtherEntry,
   ReadCall,
@@ -38,6 +39,7 @@ import type {
   WriteCall,
 } from '../driver.ts';
 import type { Gate } from '../gate.ts';
+import { type HiddenNames, refusedAsHidden, WHY_RESERVED } from '../hidden.ts';
 import {
   bareTag,
   changed,
@@ -55,6 +57,7 @@ import type { S3Settings } from './s3-config.ts';
 import { S3Copy } from './s3-copy.ts';
 import { classifyS3, S3Error, scrub } from './s3-errors.ts';
 import { sendable } from './s3-http.ts';
+import { leftoversAt, listPages } from './s3-list.ts';
 import { S3Multipart } from './s3-multipart.ts';
 
 const DELETE_PAGE = 1000;
@@ -67,8 +70,8 @@ export class S3Driver implements Driver {
   readonly #s3: S3Connection;
 
   /** Opens no connection. @throws Failure `invalid` for settings that cannot work */
-  constructor(place: S3Place, settings: S3Settings, gate?: Gate) {
-    const s3 = new S3Connection(place, settings, gate);
+  constructor(place: S3Place, settings: S3Settings, hidden: HiddenNames, gate?: Gate) {
+    const s3 = new S3Connection(place, settings, hidden, gate);
     this.#s3 = s3;
     this.multipart = new S3Multipart(s3);
     this.serverCopy = new S3Copy(s3, settings, this.multipart, (path, call) => this.head(path, call));
@@ -100,7 +103,7 @@ export class S3Driver implements Driver {
     const dots = path.split('/').find((name) => name === '.' || name === '..');
     if (dots !== undefined)
       return `it contains the segment '${dots}', which servers take for a way up or nowhere`;
-    return undefined;
+    return refusedAsHidden(path);
   }
 
   async head(path: StorePath, call: Call): Promise<FileEntry> {
@@ -214,7 +217,7 @@ export class S3Driver implements Driver {
 
   async *list(dir: StorePath, call: ListCall): AsyncGenerator<readonly Entry[]> {
     const s3 = this.#s3;
-    for await (const page of this.#pages(dir, call)) {
+    for await (const page of listPages(s3, s3.prefixOf(dir), call)) {
       const entries: Entry[] = [];
       for (const { Prefix } of page.CommonPrefixes ?? []) {
         const path = s3.pathOf(decodeKey(Prefix ?? '', page.EncodingType).replace(/\/$/, ''));
@@ -234,8 +237,10 @@ export class S3Driver implements Driver {
   #entryOf(key: string, object: ListedObject): Entry | undefined {
     const s3 = this.#s3;
     const path = s3.pathOf(key);
-    if (path === undefined || isHiddenName(path)) return undefined;
+    if (path === undefined) return undefined;
     const size = object.Size ?? 0;
+    const hidden = s3.hidden.kindOf(path);
+    if (hidden === 'ours') return undefined;
     if (path === '' && size === 0) return undefined; // the marker of the store itself
     const other = (is: OtherEntry['is'], why: string): Entry => ({ kind: 'other', path, size, is, why });
     if (key.endsWith('/') && size === 0) {
@@ -245,32 +250,18 @@ export class S3Driver implements Driver {
         : other('name', 'it is the marker of a directory without a name');
     }
     if (path === '') return other('name', 'its key is that of the store itself, and it is no marker');
+    if (hidden !== undefined) return other('reserved', WHY_RESERVED[hidden]);
     const why = this.refuses(path);
     return why === undefined ? entryOf(path, size, object) : other('name', why);
   }
 
-  async *#pages(dir: StorePath, call: ListCall) {
-    const s3 = this.#s3;
-    let after: string | undefined;
-    do {
-      const asked = after;
-      const page = await s3.call(call.signal, (client, options) =>
-        client.send(
-          new ListObjectsV2Command({
-            ...s3.common,
-            Prefix: s3.prefixOf(dir),
-            EncodingType: 'url',
-            ...(call.deep ? {} : { Delimiter: '/' }),
-            ...(asked === undefined ? {} : { ContinuationToken: asked }),
-          }),
-          options,
-        ),
-      );
-      yield page;
-      after = page.IsTruncated ? page.NextContinuationToken : undefined;
-      if (page.IsTruncated && (after === undefined || after === asked))
-        throw new Failure('unavailable', 'the server says that a list goes on, but not where');
-    } while (after !== undefined);
+  leftovers(call: Call): AsyncIterable<readonly Leftover[]> {
+    return leftoversAt(this.#s3, call);
+  }
+
+  async removeLeftovers(paths: readonly StorePath[], call: Call): Promise<readonly RemoveFailure[]> {
+    const ours = paths.filter((path) => this.#s3.hidden.kindOf(path) === 'ours');
+    return this.remove(ours, call);
   }
 
   async remove(paths: readonly StorePath[], call: Call): Promise<readonly RemoveFailure[]> {

@@ -6,6 +6,7 @@ export type OnceOp =
   | 'head'
   | 'remove'
   | 'prune'
+  | 'remove-leftovers'
   | 'make-directory'
   | 'begin'
   | 'finish'
@@ -74,6 +75,10 @@ export function around(driver: Driver, hooks: Hooks): Driver {
       leftovers: (call) =>
         hooks.pages('leftovers', call.signal, (signal) => driver.leftovers!({ ...call, signal })),
     }),
+    ...(driver.removeLeftovers && {
+      removeLeftovers: (paths, call) =>
+        hooks.once('remove-leftovers', call, (signal) => driver.removeLeftovers!(paths, { ...call, signal })),
+    }),
     ...(multipart && { multipart: aroundMultipart(multipart, hooks) }),
     ...(serverCopy && { serverCopy: aroundServerCopy(serverCopy, hooks) }),
   };
@@ -100,6 +105,7 @@ function aroundServerCopy(serverCopy: ServerCopy, hooks: Hooks): ServerCopy {
 function aroundMultipart(multipart: Multipart, hooks: Hooks): Multipart {
   return {
     limits: multipart.limits,
+    provesOwner: multipart.provesOwner,
     begin: (path, call) => hooks.once('begin', call, (signal) => multipart.begin(path, { ...call, signal })),
     part: (upload, part, body, call) =>
       hooks.send('part', call, body, (signal, sent) =>

@@ -40,7 +40,11 @@ describe('a submission that is wrong is refused with a sentence that says what i
     ['an upload without a source', { kind: 'upload', to: 'b' }, /from/],
     ['a copy without a target', { kind: 'copy', from: 'a' }, /to/],
     ['a path that climbs', { ...good, from: '../etc/passwd' }, /Invalid path/],
-    ['an encoded path that climbs', { ...good, to: '%2e%2e/x' }, /Invalid path/],
+    [
+      'an encoded path that climbs',
+      { ...good, to: { path: '%2e%2e/x', encoding: 'percent' } },
+      /Invalid path/,
+    ],
     [
       'a store nobody configured',
       { ...good, from: 's3://elsewhere/x' },

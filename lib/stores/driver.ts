@@ -50,9 +50,10 @@ export interface OtherEntry {
    * `special`: a pipe, socket or device.
    * `closed`: this user may not look into it; of a directory, nothing below it is listed.
    * `reserved`: the name is one under which another writer keeps a file that is on its way: nobody else touches it.
+   * `unnamed`: the store does not tell its name rightly, so that nobody can remove it either.
    * `name`: no path can name it, or its name is too long to be opened.
    */
-  readonly is: 'link' | 'special' | 'closed' | 'reserved' | 'name';
+  readonly is: 'link' | 'special' | 'closed' | 'reserved' | 'name' | 'unnamed';
   /** Why it cannot be read: a sentence without its subject. */
   readonly why: string;
 }

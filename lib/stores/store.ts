@@ -14,6 +14,7 @@ import type {
   Leftover,
   ListCall,
   Multipart,
+  OtherEntry,
   PendingUpload,
   Reading,
   ServerCopy,
@@ -41,13 +42,15 @@ export interface NotRemoved {
   readonly failure: Failure;
 }
 
+/** Whether what is no file can be removed by its name. */
+export const isRemovable = ({ is }: OtherEntry): boolean =>
+  is !== 'closed' && is !== 'reserved' && is !== 'unnamed';
+
 /** What to call an entry of a listing to have it removed; `undefined`: it stays. */
 export function removablePath(entry: Entry): StorePath | undefined {
   if (entry.path === ROOT) return undefined;
   if (entry.kind === 'dir') return `${entry.path}/` as StorePath;
-  return entry.kind === 'other' && (entry.is === 'closed' || entry.is === 'reserved')
-    ? undefined
-    : entry.path;
+  return entry.kind === 'other' && !isRemovable(entry) ? undefined : entry.path;
 }
 
 export class Store {

@@ -3,6 +3,7 @@ import { Failure } from '../errors.ts';
 import type { Place, Transfer } from '../ledger/transfer.ts';
 import { belowOf, isWithin, pathBelow, ROOT, type StorePath } from '../path.ts';
 import type { Entry, OtherEntry } from '../stores/driver.ts';
+import { isRemovable } from '../stores/store.ts';
 import { nameOf, storeAt, type TransferDeps } from './deps.ts';
 import { headOrNothing } from './plan.ts';
 import type { FileEnd, PlannedFile } from './tree-pages.ts';
@@ -45,7 +46,7 @@ function endOf(
   entry: OtherEntry,
   { kind, links }: Wishes,
 ): FileEnd | undefined {
-  if (kind === 'delete' && entry.is !== 'closed' && entry.is !== 'reserved') return undefined;
+  if (kind === 'delete' && isRemovable(entry)) return undefined;
   const { kind: why, message } = storeAt(deps, root).notReadable(entry);
   const failure = { kind: why, message };
   if (entry.is === 'closed') return { state: 'failed', failure };

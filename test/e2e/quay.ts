@@ -2,6 +2,8 @@
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { noAuth } from '../../apps/api/auth.ts';
+import { buildServer } from '../../apps/api/server.ts';
 import { type Config, configOf } from '../../lib/config.ts';
 import { Queue } from '../../lib/jobs/queue.ts';
 import { newTransferId } from '../../lib/ledger/ids.ts';
@@ -28,6 +30,10 @@ export interface QuayOptions {
   readonly config?: Partial<Config>;
   /** Puts something around the driver of a store: `artifacts`, `other` or `staging`. */
   readonly around?: (name: string, driver: Driver) => Driver;
+  /** Further stores: their addresses, and the drivers on them. */
+  readonly stores?: Readonly<
+    Record<string, { readonly uri: string; readonly driver: (hidden: HiddenNames) => Driver }>
+  >;
   /** The ledger's; unix time in ms. */
   readonly clock?: () => number;
 }
@@ -56,6 +62,8 @@ export async function openQuay(options: QuayOptions) {
     return new Store({ name, uri: root, driver: options.around?.(name, driver) ?? driver, buffers });
   };
   const stores = new Map(['artifacts', 'other'].map((name) => [name, open(name)]));
+  for (const [name, { uri, driver }] of Object.entries(options.stores ?? {}))
+    stores.set(name, new Store({ name, uri, driver: driver(hidden), buffers }));
   const staging = new Staging({
     store: open('staging'),
     limitBytes: config.stagingLimitBytes,
@@ -66,6 +74,7 @@ export async function openQuay(options: QuayOptions) {
   const metrics = createMetrics('worker', { stores: [...stores.keys(), 'staging'], version: '0' });
   const queues = [new Queue({ url: options.redisUrl, prefix, fairBy: config.fairBy }, log)];
   const pools: Pool[] = [];
+  const apps: ReturnType<typeof buildServer>[] = [];
   const base = { config, log, metrics, ledger, stores, health: new Map(), staging, buffers };
   const deps: WorkerDeps = { ...base, queue: queues[0]!, worker: 'test' };
 
@@ -159,7 +168,15 @@ export async function openQuay(options: QuayOptions) {
     ended(id: string, withinMs?: number): Promise<Transfer> {
       return this.until(id, ({ state }) => (ENDED_STATES as readonly string[]).includes(state), withinMs);
     },
+    /** An API on the same ledger, stores and queue; its address. */
+    api(): Promise<string> {
+      const artifacts = stores.get('artifacts')!;
+      const app = buildServer({ ...deps, auth: noAuth, artifacts, instance: 'api' });
+      apps.push(app);
+      return app.listen({ host: '127.0.0.1', port: 0 });
+    },
     async close(): Promise<void> {
+      await Promise.all(apps.map((app) => app.close()));
       await Promise.all(pools.map((pool) => pool.close()));
       await Promise.all(queues.map((queue) => queue.close()));
       await staging.close();

@@ -12,13 +12,14 @@ type Say = (line: string) => void;
 /** Downloads and compiles; a first Go build takes minutes on a small machine. */
 const STEP_MS = 30 * 60_000;
 const GO_SERVERS = ['minio', 'versitygw', 'toxiproxy'] as const;
+const PYTHON_SERVERS = ['mlflow', 'moto'] as const;
 
 /** Installs each that is missing and can be; says what it does and why one could not be. Never rejects. */
 export async function installServers(names: readonly ServerName[], say: Say): Promise<void> {
   const missing = names.filter((name) => cachedFolder(name) !== undefined && !isInstalled(name));
   const go = GO_SERVERS.filter((name) => missing.includes(name));
   // Go builds use all cores: one after the other, beside the downloads for Python
-  await Promise.all([goServers(go, say), missing.includes('mlflow') ? mlflow(say) : undefined]);
+  await Promise.all([goServers(go, say), pythonServers(missing, say)]);
 }
 
 async function goServers(names: readonly (typeof GO_SERVERS)[number][], say: Say): Promise<void> {
@@ -36,11 +37,13 @@ async function goServers(names: readonly (typeof GO_SERVERS)[number][], say: Say
   }
 }
 
-async function mlflow(say: Say): Promise<void> {
-  const { version, requirements } = VERSIONS.mlflow;
-  await attempt(`mlflow ${version}`, say, () =>
-    inCache(cachedFolder('mlflow')!, (folder) => venv(folder, requirements)),
-  );
+async function pythonServers(missing: readonly ServerName[], say: Say): Promise<void> {
+  for (const name of PYTHON_SERVERS.filter((one) => missing.includes(one))) {
+    const { version, requirements } = VERSIONS[name];
+    await attempt(`${name} ${version}`, say, () =>
+      inCache(cachedFolder(name)!, (folder) => venv(folder, requirements)),
+    );
+  }
 }
 
 /** Says how it went; undefined when it failed. */

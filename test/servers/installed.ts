@@ -15,6 +15,7 @@ const SERVERS = {
   versitygw: { cached: `versitygw-${VERSIONS.versitygw.version}`, program: 'versitygw', get: built('Go') },
   toxiproxy: { cached: `toxiproxy-${VERSIONS.toxiproxy.version}`, program: 'server', get: built('Go') },
   mlflow: { cached: `mlflow-${VERSIONS.mlflow.version}`, program: 'bin/python', get: built('Python') },
+  moto: { cached: `moto-${VERSIONS.moto.version}`, program: 'bin/moto_server', get: built('Python') },
 } as const satisfies Record<string, { program: string; cached?: string; get: string }>;
 
 export type ServerName = keyof typeof SERVERS;

@@ -7,7 +7,7 @@ import type { Certificates } from './certs.ts';
 import type { Running } from './process.ts';
 
 export interface S3Server extends Running {
-  readonly name: 'minio' | 'versitygw';
+  readonly name: 'minio' | 'versitygw' | 'moto';
   readonly url: string;
   readonly port: number;
   readonly accessKey: string;

@@ -32,6 +32,10 @@ export interface ServerFacts {
   conditions?: { readonly create: boolean; readonly match: boolean };
   /** Checksum of multipart uploads: of the whole, of its parts, or none that the server would check. */
   partChecksums?: 'whole' | 'parts' | 'none';
+  /** It keeps `a//b` and `a/b` apart. */
+  emptySegments?: boolean;
+  /** Its listings encode keys, so that they can tell any. */
+  encodesKeys?: boolean;
   /** `false` once a write's CRC32 was not confirmed. */
   checksWrites?: boolean;
 }

@@ -22,6 +22,7 @@ import { bareTag, crcOf, quotedTag, refusalOf, type S3Connection } from './s3-cl
 import type { S3Settings } from './s3-config.ts';
 import { escapeText, LONG_ANSWER_MS } from './s3-http.ts';
 import type { S3Multipart } from './s3-multipart.ts';
+import { assertWritable } from './s3-names.ts';
 
 const GiB = 1024 ** 3;
 
@@ -58,6 +59,7 @@ export class S3Copy implements ServerCopy {
   ): Promise<FileEntry> {
     if (call.mode === 'create' || call.ifMatch !== undefined) return this.#throughUpload(from, path, call);
     const s3 = this.#s3;
+    await assertWritable(s3, path, call);
     const { CopyObjectResult: copied } = await s3
       .call(
         call.signal,

@@ -1,9 +1,10 @@
 /** Listings of keys, page by page to the end, and what they show of this installation's own. */
 import { ListObjectsV2Command } from '@aws-sdk/client-s3';
 import { Failure } from '../../errors.ts';
-import { ROOT } from '../../path.ts';
-import type { Call, Leftover, ListCall } from '../driver.ts';
+import { ROOT, type StorePath } from '../../path.ts';
+import type { Call, Entry, Leftover, ListCall } from '../driver.ts';
 import { decodeKey, type S3Connection } from './s3-client.ts';
+import { classifyS3 } from './s3-errors.ts';
 
 /** Keys that begin with `prefix`; those with a further slash only where it is `deep`. */
 export async function* listPages(s3: S3Connection, prefix: string, call: ListCall) {
@@ -39,5 +40,26 @@ export async function* leftoversAt(s3: S3Connection, call: Call): AsyncGenerator
       return [{ path, modifiedMs: LastModified?.getTime() ?? Date.now() }];
     });
     if (found.length > 0) yield found;
+  }
+}
+
+/**
+ * XML carries few control characters. A server that does not encode keys as it is asked to (versitygw) writes U+FFFD for
+ * others: then the name that it tells is right only if there is such an object, and else nobody knows it.
+ */
+export async function rightlyTold(
+  page: { readonly EncodingType?: string | undefined },
+  entry: Entry,
+  head: (path: StorePath) => Promise<unknown>,
+): Promise<Entry> {
+  const { path } = entry;
+  if (page.EncodingType === 'url' || !path.includes('\ufffd')) return entry;
+  try {
+    await head(path);
+    return entry;
+  } catch (error) {
+    if (classifyS3(error).kind !== 'not-found') throw error;
+    const why = 'its key has a character that the listing of this server cannot tell';
+    return { kind: 'other', path, size: 0, is: 'unnamed', why };
   }
 }

@@ -25,6 +25,7 @@ import { bareTag, crcOf, decodeKey, quotedTag, refusalOf, type S3Connection } fr
 import { conditionsFor, lookAt, reasonBehind } from './s3-conditions.ts';
 import { S3Error } from './s3-errors.ts';
 import { crcText, LONG_ANSWER_MS, sendable } from './s3-http.ts';
+import { assertWritable } from './s3-names.ts';
 
 const MiB = 1024 * 1024;
 /** Uploads whose checksums are kept in mind. */
@@ -90,6 +91,7 @@ export class S3Multipart implements Multipart {
 
   async #begin(path: StorePath, level: Checksums, call: WriteCall) {
     const s3 = this.#s3;
+    await assertWritable(s3, path, call);
     const begun = await s3.call(call.signal, (client, options) =>
       client.send(
         new CreateMultipartUploadCommand({

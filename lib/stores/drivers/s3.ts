@@ -57,8 +57,9 @@ import type { S3Settings } from './s3-config.ts';
 import { S3Copy } from './s3-copy.ts';
 import { classifyS3, S3Error, scrub } from './s3-errors.ts';
 import { sendable } from './s3-http.ts';
-import { leftoversAt, listPages } from './s3-list.ts';
+import { leftoversAt, listPages, rightlyTold } from './s3-list.ts';
 import { S3Multipart } from './s3-multipart.ts';
+import { assertKept, assertWritable, isKept } from './s3-names.ts';
 
 const DELETE_PAGE = 1000;
 const MAX_KEY_BYTES = 1024;
@@ -109,6 +110,7 @@ export class S3Driver implements Driver {
   async head(path: StorePath, call: Call): Promise<FileEntry> {
     if (path === '') throw new Failure('not-found', 'the root is a directory');
     const s3 = this.#s3;
+    await assertKept(s3, path, call);
     const target = { ...s3.common, ...s3.sseCustomer, Key: s3.keyOf(path) };
     try {
       const found = await s3.direct(
@@ -135,6 +137,7 @@ export class S3Driver implements Driver {
     if (path === '') throw new Failure('not-found', 'the root is a directory');
     if (range !== undefined && range.end <= range.start) return this.#readNothing(path, range, call);
     const s3 = this.#s3;
+    await assertKept(s3, path, call);
     const Key = s3.keyOf(path);
     const Range = range && `bytes=${range.start}-${range.end - 1}`;
     const IfMatch = call.ifMatch === undefined ? undefined : quotedTag(call.ifMatch);
@@ -187,6 +190,7 @@ export class S3Driver implements Driver {
 
   async write(path: StorePath, body: Body, call: WriteCall): Promise<FileEntry> {
     const s3 = this.#s3;
+    await assertWritable(s3, path, call);
     const conditions = await conditionsFor(s3, path, call);
     const args = {
       ...s3.objectArgs(call),
@@ -228,7 +232,7 @@ export class S3Driver implements Driver {
         // the marker of the very directory that is listed
         if (!call.deep && key === s3.prefixOf(dir)) continue;
         const entry = this.#entryOf(key, object);
-        if (entry) entries.push(entry);
+        if (entry) entries.push(await rightlyTold(page, entry, (path) => this.head(path, call)));
       }
       if (entries.length > 0) yield entries;
     }
@@ -265,7 +269,11 @@ export class S3Driver implements Driver {
   }
 
   async remove(paths: readonly StorePath[], call: Call): Promise<readonly RemoveFailure[]> {
-    return this.#removeKeys(new Map(paths.map((path) => [this.#s3.keyOf(path), path])), call);
+    const s3 = this.#s3;
+    const keys = new Map<string, StorePath>();
+    // what the server cannot hold is not there, and to name it would remove something else
+    for (const path of paths) if (await isKept(s3, path, call)) keys.set(s3.keyOf(path), path);
+    return this.#removeKeys(keys, call);
   }
 
   /** A marker, as other tools make it: an empty object whose key ends in a slash. */
@@ -273,6 +281,7 @@ export class S3Driver implements Driver {
     const s3 = this.#s3;
     const Key = s3.prefixOf(dir);
     if (Key === '') return;
+    await assertWritable(s3, dir, call);
     await s3.call(call.signal, (client, options) =>
       client.send(
         new PutObjectCommand({

@@ -32,22 +32,37 @@ export async function ownDataFolder(path: string): Promise<DataFolder> {
   await prepareFolder(path);
   const lock = takeLock(path);
   const owner = join(path, OWNER);
-  const recovered = (await readFile(owner).catch(() => undefined)) !== undefined;
-  const said = { pid: process.pid, host: hostname(), since: new Date().toISOString() };
+  const said = `${JSON.stringify({ pid: process.pid, host: hostname(), since: new Date().toISOString() })}\n`;
+  let recovered: boolean;
   try {
-    await writeFile(owner, `${JSON.stringify(said)}\n`);
+    recovered = await isLeftBehind(owner);
+    await writeFile(owner, said);
   } catch (error) {
     lock.close();
-    throw unusable(path, error);
+    throw error instanceof Failure ? error : unusable(path, error);
   }
   return {
     path,
     recovered,
     async release() {
-      await rm(owner, { force: true });
+      if ((await readFile(owner, 'utf8').catch(() => undefined)) === said) await rm(owner, { force: true });
       lock.close();
     },
   };
+}
+
+/** Whether an owner before us has left its word there. @throws Failure `invalid`: it is somebody else's file */
+async function isLeftBehind(owner: string): Promise<boolean> {
+  const text = await readFile(owner, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT') throw error;
+    return undefined;
+  });
+  // a crash of the machine may leave it empty, or half of it
+  if (text === undefined || /^(\0*|\{"pid":\d+(,"host":.*)?)\n?$/s.test(text)) return text !== undefined;
+  throw new Failure(
+    'invalid',
+    `could not use the data folder: ${owner} is not one that a Longshore has written, and would be overwritten; move it, or choose another folder with --data`,
+  );
 }
 
 /** Makes it, for this user only, and looks whether it is fit. @throws Failure as `ownDataFolder` */

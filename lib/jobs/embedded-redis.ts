@@ -1,12 +1,14 @@
 /**
  * A private redis-server in the data folder: append-only file on, `noeviction`, reachable only through a unix socket in
  * a folder that no other user may enter. One that a killed owner left behind is ended first, so that there is never a
- * second one on the same files; ending it is clean, and whoever was connected finds the new one at the same socket.
+ * second one on the same files; ending it is clean, and whoever was connected finds the new one at the same socket. That
+ * it is one of ours, it proves itself: each is started under a name that was written down before. A program that only
+ * listens where ours would is left alone, and told of.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { chmod, lstat, mkdir, rm } from 'node:fs/promises';
+import { chmod, lstat, mkdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -20,6 +22,8 @@ const READY_MS = 60_000;
 const STOP_MS = 20_000;
 const LOOK_MS = 25;
 const LOG_LINES = 50;
+/** In its folder. */
+const NAME_FILE = 'redis.name';
 
 export interface EmbeddedRedis {
   /** For `connectRedis`: the socket as `unix:///…`. */
@@ -40,9 +44,11 @@ export interface EmbeddedRedis {
 export async function startEmbeddedRedis(folder: string): Promise<EmbeddedRedis> {
   await privateFolder(folder);
   const socket = await socketPath(folder);
-  await endLeftBehind(socket);
-  await rm(socket, { force: true });
-  const child = spawn('redis-server', settings(folder, socket), {
+  await endLeftBehind(socket, await writtenName(folder));
+  await removeSocket(socket);
+  const name = `longshore-${randomBytes(16).toString('hex')}`;
+  await writeFile(join(folder, NAME_FILE), name);
+  const child = spawn('redis-server', settings(folder, socket, name), {
     cwd: folder,
     // out of the terminal's reach: whoever started it decides when it ends
     detached: true,
@@ -55,7 +61,7 @@ export async function startEmbeddedRedis(folder: string): Promise<EmbeddedRedis>
     lastWords = words;
   });
   const deadline = Date.now() + READY_MS;
-  while (lastWords === undefined && (await ask(socket, 'PING')) !== 'PONG') {
+  while (lastWords === undefined && (await ask(socket, 'PING')) !== '"PONG"') {
     if (Date.now() > deadline) {
       child.kill('SIGKILL');
       throw new Failure(
@@ -77,12 +83,13 @@ export async function startEmbeddedRedis(folder: string): Promise<EmbeddedRedis>
       if (lastWords === undefined) child.kill('SIGTERM');
       await ended;
       clearTimeout(timer);
-      if (dirname(socket) !== folder) await rm(dirname(socket), { recursive: true, force: true });
+      // empty: Redis has removed its socket, and nothing else in there is ours
+      if (dirname(socket) !== folder) await rmdir(dirname(socket)).catch(() => undefined);
     },
   };
 }
 
-const settings = (folder: string, socket: string): string[] =>
+const settings = (folder: string, socket: string, name: string): string[] =>
   Object.entries({
     port: '0',
     unixsocket: socket,
@@ -93,6 +100,8 @@ const settings = (folder: string, socket: string): string[] =>
     save: '',
     maxmemory: '0',
     'maxmemory-policy': 'noeviction',
+    // nothing is logged there: it is what this one answers when it is asked who it is
+    'syslog-ident': name,
   }).flatMap(([name, value]) => [`--${name}`, value]);
 
 /** Only this user may enter it, also where it was there before. @throws Failure `denied` where it is somebody else's */
@@ -118,8 +127,26 @@ async function socketPath(folder: string): Promise<string> {
   );
 }
 
-/** Whether somebody answers there, and what; undefined: nobody listens. */
-async function ask(socket: string, command: 'PING' | 'SHUTDOWN'): Promise<string | undefined> {
+/** The name under which the last one was started in this folder. */
+const writtenName = (folder: string): Promise<string | undefined> =>
+  readFile(join(folder, NAME_FILE), 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT') throw error;
+    return undefined;
+  });
+
+/** One on which nobody listens any more. @throws Failure `invalid`: it is something else */
+async function removeSocket(path: string): Promise<void> {
+  const there = await lstat(path).catch(() => undefined);
+  if (there && !there.isSocket())
+    throw new Failure(
+      'invalid',
+      `could not start Redis: ${path} is in the place of its socket and is none; move it, or choose another --data`,
+    );
+  await rm(path, { force: true });
+}
+
+/** Whether somebody answers there, and what, as JSON; undefined: nobody listens. */
+async function ask(socket: string, command: string, ...args: string[]): Promise<string | undefined> {
   const redis = new Redis({
     path: socket,
     lazyConnect: true,
@@ -136,7 +163,7 @@ async function ask(socket: string, command: 'PING' | 'SHUTDOWN'): Promise<string
     return undefined;
   }
   try {
-    return String(await redis.call(command));
+    return JSON.stringify(await redis.call(command, ...args));
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
   } finally {
@@ -144,7 +171,15 @@ async function ask(socket: string, command: 'PING' | 'SHUTDOWN'): Promise<string
   }
 }
 
-async function endLeftBehind(socket: string): Promise<void> {
+/** @throws Failure `busy`: somebody listens there who is none of ours; `unavailable`: it does not end */
+async function endLeftBehind(socket: string, name: string | undefined): Promise<void> {
+  const said = await ask(socket, 'CONFIG', 'GET', 'syslog-ident');
+  if (said === undefined) return;
+  if (name === undefined || !said.includes(JSON.stringify(name)))
+    throw new Failure(
+      'busy',
+      `could not start Redis: a program listens on ${socket} that was not started from here; end it, or choose another --data`,
+    );
   const deadline = Date.now() + STOP_MS;
   while ((await ask(socket, 'SHUTDOWN')) !== undefined) {
     if (Date.now() > deadline)

@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { configOf } from '../../lib/config.ts';
 import { openDeps } from '../../lib/deps.ts';
-import { COLLECT } from '../../lib/transfer/gc.ts';
+import { COLLECT, type Collected } from '../../lib/transfer/gc.ts';
 import { startMinio } from '../servers/minio.ts';
 import { cleanEnvironment, freePort, watch } from '../servers/process.ts';
 import { type RedisServer, startRedis } from '../servers/redis.ts';
@@ -63,6 +63,19 @@ class Kept {
     this.#child?.stdin?.end();
     await this.#ended;
   }
+
+  /** Kills it, and it stays dead until `resume`. */
+  async halt(): Promise<void> {
+    this.#stopping = true;
+    this.kill();
+    await this.#ended;
+  }
+
+  async resume(): Promise<void> {
+    this.#stopping = false;
+    this.start();
+    await this.ready;
+  }
 }
 
 export class Service {
@@ -75,6 +88,7 @@ export class Service {
   readonly url: string;
   redis: RedisServer;
   readonly #settings: Record<string, unknown>;
+  readonly #elsewhere: Record<string, string>;
   readonly minio: S3Server | undefined;
   readonly line: Line | undefined;
 
@@ -84,12 +98,18 @@ export class Service {
     port: number,
     {
       settings,
+      env = {},
       line,
-    }: { readonly settings?: Record<string, unknown> | undefined; readonly line: Line | undefined },
+    }: {
+      readonly settings?: Record<string, unknown> | undefined;
+      readonly env?: Record<string, string> | undefined;
+      readonly line: Line | undefined;
+    },
   ) {
     this.redis = redis;
     this.minio = minio;
     this.line = line;
+    this.#elsewhere = env;
     this.url = `http://127.0.0.1:${port}`;
     const root = join(this.folder, 'artifacts');
     mkdirSync(root);
@@ -113,12 +133,13 @@ export class Service {
     };
   }
 
-  /** `line`: what the processes reach MinIO over. */
+  /** `line`: what the processes reach MinIO over; `env`: what they reach S3 with that is not the service's own. */
   static async start(
     target: Target,
     workers: number,
     opts: {
       readonly settings?: Record<string, unknown>;
+      readonly env?: Record<string, string>;
       readonly line?: (port: number) => Promise<Line>;
     } = {},
   ): Promise<Service> {
@@ -129,7 +150,7 @@ export class Service {
     ]);
     await minio?.makeBucket(BUCKET);
     const line = minio && (await opts.line?.(minio.port));
-    const service = new Service(redis, minio, port, { settings: opts.settings, line });
+    const service = new Service(redis, minio, port, { settings: opts.settings, env: opts.env, line });
     service.#add('api');
     for (let n = 0; n < workers; n++) service.#add('worker');
     await Promise.all(service.roles.map((role) => role.ready));
@@ -157,7 +178,7 @@ export class Service {
 
   get #env(): Record<string, string> {
     const { minio, line } = this;
-    if (!minio) return {};
+    if (!minio) return this.#elsewhere;
     return { ...minio.env, ...(line && { MLFLOW_S3_ENDPOINT_URL: `http://127.0.0.1:${line.port}` }) };
   }
 
@@ -195,19 +216,17 @@ export class Service {
     await Promise.all(this.roles.map((role) => role.stop()));
   }
 
-  /** As the scheduled jobs will do it a day from now. */
-  async collect(): Promise<void> {
+  /** As the scheduled jobs do it once `aheadMs` have passed. Answers what stays in the stores because it is unproven. */
+  async collect(aheadMs = DAY_MS + 60_000): Promise<NonNullable<Collected['unproven']>> {
     const config = configOf({ ...this.#settings, logLevel: 'silent' }, this.#env);
     const deps = await openDeps(config, 'worker');
     try {
       const signal = AbortSignal.timeout(GC_MS);
-      for (const task of [COLLECT.staging, COLLECT.uploads, COLLECT.downloads])
-        await task(deps, {
-          signal,
-          dryRun: false,
-          nowMs: Date.now() + DAY_MS + 60_000,
-          historyMs: 30 * DAY_MS,
-        });
+      const opts = { signal, dryRun: false, nowMs: Date.now() + aheadMs, historyMs: 30 * DAY_MS };
+      await COLLECT.staging(deps, opts);
+      const { unproven } = await COLLECT.uploads(deps, opts);
+      await COLLECT.downloads(deps, opts);
+      return unproven ?? new Map();
     } finally {
       await deps.close();
     }

@@ -36,8 +36,9 @@ export async function collectGarbage(
   return DONE;
 }
 
-function tellUnproven(
-  { log, metrics }: WorkerDeps,
+/** In the log and in a metric. */
+export function tellUnproven(
+  { log, metrics }: Pick<WorkerDeps, 'log' | 'metrics'>,
   found: ReadonlyMap<string, UnprovenUploads>,
   line: object,
 ): void {

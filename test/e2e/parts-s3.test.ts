@@ -130,7 +130,7 @@ requireServer('redis', 'minio')('parts to and from S3', () => {
       starts: 2,
       result: { outcome: 'ready', sha256: sha256(BYTES) },
     });
-    expect(readFileSync(join(folder, 'staging', down.id)).equals(BYTES)).toBe(true);
+    expect(readFileSync(join(folder, 'staging', deps.staging.pathOf(down.id))).equals(BYTES)).toBe(true);
     await nothingLeft();
   });
 

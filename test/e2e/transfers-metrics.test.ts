@@ -11,8 +11,13 @@ import { Service, viewIn } from './service.ts';
 
 const MIB = 1024 * 1024;
 const storeLimits = { attic: { connections: 8, requests: 1000 } };
-/** They move for stores in trouble: in test/faults/isolation.test.ts. */
-const ELSEWHERE: readonly SeriesSpec[] = [SERIES.storeThrottled, SERIES.storeTrouble, SERIES.jobsHeldBack];
+/** They move for stores in trouble, in test/faults/isolation.test.ts, and for S3, in workers-s3.test.ts. */
+const ELSEWHERE: readonly SeriesSpec[] = [
+  SERIES.storeThrottled,
+  SERIES.storeTrouble,
+  SERIES.jobsHeldBack,
+  SERIES.unprovenUploads,
+];
 let service: Service;
 beforeAll(async () => {
   service = await Service.start({ failedBytesMs: 0, storeLimits }, { worker: false });

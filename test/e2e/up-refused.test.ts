@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -46,6 +46,16 @@ test('a file in place of the data folder is said in one line', async () => {
   writeFileSync(data, '');
   expectRefusal(await run(['up', '--data', data]), 2, /there is a file in its place/);
   expectRefusal(await run(['up', '--data', join(data, 'below')]), 2, /there is a file in its place/);
+});
+
+test('a data folder whose owner.json is somebody else’s is refused, and the file stays as it is', async () => {
+  for (const text of ['{"owner":"ann"}\n', 'not even JSON']) {
+    const data = fresh();
+    mkdirSync(data);
+    writeFileSync(join(data, 'owner.json'), text);
+    expectRefusal(await run(['up', '--data', data]), 2, /owner\.json is not one that a Longshore has written/);
+    expect(readFileSync(join(data, 'owner.json'), 'utf8')).toBe(text);
+  }
 });
 
 test.runIf(process.platform === 'linux')(

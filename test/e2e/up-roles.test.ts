@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -79,4 +79,30 @@ test('one that was left behind is ended by the next, in order', async () => {
   expect(await first.ended).toMatch(/exit code 0/);
   expect(second.url).toBe(first.url);
   await second.stop();
+});
+
+test('one that does not prove to be ours stays, whatever listens where ours would, and is told of', async () => {
+  const first = await startEmbeddedRedis(folder);
+  const name = join(folder, 'redis.name');
+  const written = readFileSync(name, 'utf8');
+  for (const other of [undefined, `longshore-${'0'.repeat(32)}`, written.slice(0, -1)]) {
+    if (other === undefined) rmSync(name);
+    else writeFileSync(name, other);
+    await expect(startEmbeddedRedis(folder)).rejects.toMatchObject({
+      kind: 'busy',
+      message: expect.stringContaining('was not started from here'),
+    });
+    expect(await Promise.race([first.ended, sleep(200, 'alive')])).toBe('alive');
+  }
+  writeFileSync(name, written);
+  const second = await startEmbeddedRedis(folder);
+  expect(await first.ended).toMatch(/exit code 0/);
+  await second.stop();
+});
+
+test('what is no socket, in the place of one, stays as it is', async () => {
+  const there = join(folder, 'redis.sock');
+  writeFileSync(there, 'mine');
+  await expect(startEmbeddedRedis(folder)).rejects.toMatchObject({ kind: 'invalid' });
+  expect(readFileSync(there, 'utf8')).toBe('mine');
 });

@@ -9,6 +9,7 @@ import { newTransferId } from '../../lib/ledger/ids.ts';
 import type { NewTransfer, Place } from '../../lib/ledger/transfer.ts';
 import { parsePath } from '../../lib/path.ts';
 import { COLLECT } from '../../lib/transfer/gc.ts';
+import { tellUnproven } from '../../workers/gc.ts';
 import { Pool } from '../../workers/pool.ts';
 import { startMinio } from '../servers/minio.ts';
 import { type RedisServer, startRedis } from '../servers/redis.ts';
@@ -118,7 +119,7 @@ requireServer('redis', 'minio')('a transfer to and from S3', () => {
     expect(await ended(transfer.id)).toMatchObject({ state: 'succeeded', result: { etag: entry.etag } });
   });
 
-  test('that left uploads in parts behind is cleaned up after, whether or not their ids were written down', async () => {
+  test('that left uploads in parts behind is cleaned up after where their ids were written down; the others stay and are counted', async () => {
     const store = deps.stores.get('artifacts')!;
     const { uploads } = deps.ledger;
     const at = { begun: place('left/begun'), lost: place('left/lost'), foreign: place('left/foreign') };
@@ -131,12 +132,18 @@ requireServer('redis', 'minio')('a transfer to and from S3', () => {
     const nowMs = Date.now() + 25 * 3600_000;
     const opts = { signal: signal(), nowMs, historyMs: 1e12 };
     expect(await COLLECT.uploads(deps, { ...opts, dryRun: true })).toMatchObject({ items: 2 });
-    expect(await COLLECT.uploads(deps, { ...opts, dryRun: false })).toMatchObject({ items: 2, failed: 0 });
+    const collected = await COLLECT.uploads(deps, { ...opts, dryRun: false });
+    expect(collected).toMatchObject({ items: 2, failed: 0 });
+    const { count, uploads: named } = collected.unproven!.get('artifacts')!;
+    expect([count, ...named.map(({ path }) => path).toSorted()]).toEqual([2, 'left/foreign', 'left/lost']);
+    tellUnproven(deps, collected.unproven!, {});
+    expect(await deps.metrics.text()).toContain('longshore_unproven_uploads{store="artifacts"} 2');
+    expect(await uploads.open(Number.MAX_SAFE_INTEGER, 10)).toEqual([]);
     const pending = async ({ path }: Place): Promise<number> => {
       let found = 0;
       for await (const page of store.pending(path, signal())) found += page.length;
       return found;
     };
-    expect(await Promise.all([at.begun, at.lost, at.foreign].map(pending))).toEqual([0, 0, 1]);
+    expect(await Promise.all([at.begun, at.lost, at.foreign].map(pending))).toEqual([0, 1, 1]);
   });
 });

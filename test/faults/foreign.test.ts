@@ -68,7 +68,7 @@ class Load {
   #put = (key: string): Promise<unknown> => this.#client.put(this.#source(`put-${key}`));
   #upload = (key: string): Promise<unknown> => this.#client.upload(this.#source(`up-${key}`), key);
   #tree = async (key: string): Promise<void> => {
-    const from = `file://${this.#service.folder}/attic/src`;
+    const from = { store: 'trees', path: '' };
     const to = this.#nth % 2 === 0 ? `tree/${key}` : { store: 'other', path: `tree/${key}` };
     const id = await this.#client.submit({ kind: 'copy', tree: true, from, to }, key);
     await until(`the end of ${id}`, SETTLE_MS, () =>
@@ -91,8 +91,7 @@ async function settled(side: Service): Promise<void> {
 }
 
 /** A source for trees: small files, and a large one that goes in parts. */
-async function makeTree({ folder }: Service): Promise<void> {
-  const src = join(folder, 'attic', 'src');
+async function makeTree(src: string): Promise<void> {
   await mkdir(join(src, 'd'), { recursive: true });
   for (let n = 0; n < TREE_FILES; n++) writeFileSync(join(src, n % 2 ? 'd' : '', `f${n}`), `file ${n}`);
   writeFileSync(join(src, 'large'), Buffer.alloc(18 * MIB, 3));
@@ -116,7 +115,7 @@ requireServer('redis', 'minio')('two installations on one folder, one bucket and
         const shore = await Shore.open(root, 2);
         const loads = shore.sides.map((side, n) => new Load(side, 'ab'[n]!, random));
         try {
-          await Promise.all(shore.sides.map(makeTree));
+          await makeTree(shore.trees);
           shore.plantFiles(1000, DIRS);
           await shore.plantKeys(KEYS, DIRS);
           await shore.plantUploads([

@@ -32,6 +32,8 @@ export class Shore {
   readonly base = mkdtempSync(join(tmpdir(), 'longshore-foreign-'));
   readonly folder = join(this.base, 'folder');
   readonly staging = join(this.base, 'staging');
+  /** What both copy trees from. */
+  readonly trees = join(this.base, 'trees');
   readonly sides: Service[] = [];
   /** Files of others by their whole path, keys and uploads of others. */
   readonly files = new Map<string, string>();
@@ -46,7 +48,7 @@ export class Shore {
       forcePathStyle: true,
       credentials: { accessKeyId: minio.accessKey, secretAccessKey: minio.secretKey },
     });
-    for (const folder of [this.folder, this.staging]) mkdirSync(folder);
+    for (const folder of [this.folder, this.staging, this.trees]) mkdirSync(folder);
   }
 
   /** `root`: what both have as their artifact root; the other one is their store `other`. */
@@ -61,7 +63,7 @@ export class Shore {
           env: minio.env,
           settings: {
             artifactsDestination: root === 'folder' ? shore.folder : bucket,
-            stores: { other: root === 'folder' ? bucket : shore.folder },
+            stores: { other: root === 'folder' ? bucket : shore.folder, trees: shore.trees },
             stagingUri: shore.staging,
             partThresholdBytes: 17 * 1024 * 1024,
           },

@@ -8,7 +8,7 @@ import { Failure, failureOf } from '../errors.ts';
 import type { StorePath } from '../path.ts';
 import type { BufferLease } from './buffer-lease.ts';
 import type { BufferPool } from './buffers.ts';
-import type { Body, Bytes, Driver, FileEntry, Multipart, Receipt, Upload } from './driver.ts';
+import type { Body, Bytes, Driver, FileEntry, Multipart, Receipt, Upload, UploadJournal } from './driver.ts';
 import { count, demanded, draftOf, mismatched, publishAndVerify, writeCall } from './publish.ts';
 
 export interface PrepareOptions {
@@ -30,14 +30,6 @@ export interface PrepareOptions {
 
 /** What a wrong length or digest is: the fault of who declared it (`invalid`) or damage on the way (`corrupt`). */
 export type MismatchKind = (what: 'size' | keyof ExpectedDigests) => 'invalid' | 'corrupt';
-
-/** Multipart uploads are written down before they begin, so that none is forgotten in a store. */
-export interface UploadJournal {
-  /** Answers an id for the two calls below. */
-  intend(path: StorePath): Promise<string>;
-  begun(journalId: string, upload: Upload): Promise<void>;
-  ended(journalId: string): Promise<void>;
-}
 
 export interface Published {
   readonly entry: FileEntry;
@@ -277,7 +269,7 @@ class DraftWriter {
   async #begin(multipart: Multipart): Promise<Upload> {
     const { journal } = this.#opts;
     const journalId = await journal?.intend(this.#target.path);
-    // where this fails it may have begun all the same: the journal keeps what was intended, and gc looks
+    // where this fails it may have begun all the same: a folder then proves whose it is, S3 does not (unproven)
     const upload = await this.#target.attempt('begin', this.signal, () =>
       multipart.begin(this.#target.path, writeCall(this.#opts, this.signal)),
     );

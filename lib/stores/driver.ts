@@ -268,6 +268,14 @@ export interface CopySource {
   readonly etag: string;
 }
 
+/** Multipart uploads are written down before they begin, so that none is forgotten in a store. */
+export interface UploadJournal {
+  /** Answers an id for the two calls below. */
+  intend(path: StorePath): Promise<string>;
+  begun(journalId: string, upload: Upload): Promise<void>;
+  ended(journalId: string): Promise<void>;
+}
+
 /** Bytes that go from one object of a server to another without passing through here. */
 export interface ServerCopy {
   /** Names the server and who we are there, without a secret: two drivers with the same realm can copy from each other. */
@@ -277,7 +285,12 @@ export interface ServerCopy {
   /** What another driver of the realm calls this object (opaque). */
   source(path: StorePath): string;
   /** The whole object, published; another version than `from.etag`: `precondition`. */
-  copy(from: CopySource & { readonly size: number }, path: StorePath, call: WriteCall): Promise<FileEntry>;
+  copy(
+    from: CopySource & { readonly size: number },
+    path: StorePath,
+    /** `journal`: of the upload that it may take. */
+    call: WriteCall & { readonly journal?: UploadJournal },
+  ): Promise<FileEntry>;
   /**
    * Begins an upload that is sent by `part` below and goes on as any other (`multipart.parts`, `finish`, `abandon`).
    * One from `multipart.begin` may demand checksums of its parts, which servers do not make for what they copy.

@@ -24,7 +24,7 @@ import type {
 import { tapped } from './layers/around.ts';
 import { type Telling, toldMultipart, toldServerCopy } from './told.ts';
 
-export type { Draft, MismatchKind, PrepareOptions, Published, UploadJournal } from './draft.ts';
+export type { Draft, MismatchKind, PrepareOptions, Published } from './draft.ts';
 
 const REMOVE_PAGE = 1000;
 

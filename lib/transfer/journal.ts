@@ -1,6 +1,6 @@
 import { Failure } from '../errors.ts';
 import type { Uploads } from '../ledger/contract.ts';
-import type { UploadJournal } from '../stores/store.ts';
+import type { UploadJournal } from '../stores/driver.ts';
 
 /** Multipart uploads of one store, written down in the ledger for `owner` (a token) before they begin. */
 export function uploadJournal(uploads: Uploads, store: string, owner: string): UploadJournal {

@@ -5,6 +5,7 @@ import type { WriteCall } from '../stores/driver.ts';
 import type { Published } from '../stores/store.ts';
 import type { TransferDeps } from './deps.ts';
 import { settled } from './join.ts';
+import { uploadJournal } from './journal.ts';
 import { type OneServer, serverOf } from './parts.ts';
 
 /** The powers of both stores, where one request can copy so many bytes. */
@@ -36,5 +37,8 @@ export function copyOnServer(
 ): Promise<Published> {
   const { path, etag, size } = from;
   const what = { ...call, to, size, crc32: crcOfHex(from.crc32), passedHere: false };
-  return settled(deps, what, () => target.copy({ source: source.source(path), etag, size }, to.path, call));
+  const journal = uploadJournal(deps.ledger.uploads, to.store, call.token);
+  return settled(deps, what, () =>
+    target.copy({ source: source.source(path), etag, size }, to.path, { ...call, journal }),
+  );
 }

@@ -2,8 +2,8 @@
 import { expect } from 'vitest';
 import { Failure } from '../../lib/errors.ts';
 import type { StorePath } from '../../lib/path.ts';
-import type { Bytes, Upload } from '../../lib/stores/driver.ts';
-import type { PrepareOptions, UploadJournal } from '../../lib/stores/store.ts';
+import type { Bytes, Upload, UploadJournal } from '../../lib/stores/driver.ts';
+import type { PrepareOptions } from '../../lib/stores/store.ts';
 import {
   bytesOf,
   expectNothing,

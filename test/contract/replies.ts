@@ -2,9 +2,10 @@
 import { expect } from 'vitest';
 import type { StorePath } from '../../lib/path.ts';
 import { BufferPool } from '../../lib/stores/buffers.ts';
+import type { UploadJournal } from '../../lib/stores/driver.ts';
 import { chaos, type Fault } from '../../lib/stores/layers/chaos.ts';
 import { retry } from '../../lib/stores/layers/retry.ts';
-import { Store, type UploadJournal } from '../../lib/stores/store.ts';
+import { Store } from '../../lib/stores/store.ts';
 import {
   bytesOf,
   expectNothing,

@@ -53,7 +53,11 @@ test('a data folder whose owner.json is somebody else’s is refused, and the fi
     const data = fresh();
     mkdirSync(data);
     writeFileSync(join(data, 'owner.json'), text);
-    expectRefusal(await run(['up', '--data', data]), 2, /owner\.json is not one that a Longshore has written/);
+    expectRefusal(
+      await run(['up', '--data', data]),
+      2,
+      /owner\.json is not one that a Longshore has written/,
+    );
     expect(readFileSync(join(data, 'owner.json'), 'utf8')).toBe(text);
   }
 });

@@ -16,6 +16,7 @@ import type {
   Receipt,
   ServerCopy,
   Upload,
+  UploadJournal,
   WriteCall,
 } from '../driver.ts';
 import { bareTag, crcOf, quotedTag, refusalOf, type S3Connection } from './s3-client.ts';
@@ -55,7 +56,7 @@ export class S3Copy implements ServerCopy {
   async copy(
     from: CopySource & { readonly size: number },
     path: StorePath,
-    call: WriteCall,
+    call: WriteCall & { readonly journal?: UploadJournal },
   ): Promise<FileEntry> {
     if (call.mode === 'create' || call.ifMatch !== undefined) return this.#throughUpload(from, path, call);
     const s3 = this.#s3;
@@ -149,18 +150,27 @@ export class S3Copy implements ServerCopy {
   async #throughUpload(
     from: CopySource & { readonly size: number },
     path: StorePath,
-    call: WriteCall,
+    call: WriteCall & { readonly journal?: UploadJournal },
   ): Promise<FileEntry> {
+    const { journal } = call;
+    const journalId = await journal?.intend(path);
     const upload = await this.#multipart.beginUnchecked(path, call);
+    const ended = async (): Promise<void> => {
+      // gc closes an entry that stays
+      if (journalId !== undefined) await journal?.ended(journalId).catch(() => undefined);
+    };
     try {
+      if (journalId !== undefined) await journal?.begun(journalId, upload);
       const receipt =
         from.size === 0 // an empty part cannot be copied, and all empty objects are alike
           ? await this.#multipart.part(upload, { number: 1 }, { size: 0, open: () => [] }, call)
           : await this.#part(from, { size: from.size }, upload, 1, call);
-      return await this.#multipart.finish(upload, [receipt], { size: from.size }, call);
+      const entry = await this.#multipart.finish(upload, [receipt], { size: from.size }, call);
+      await ended();
+      return entry;
     } catch (error) {
-      // what is left where this fails as well, gc counts among the uploads that nobody can prove to be ours
-      await this.#multipart.abandon(upload, call).catch(() => undefined);
+      // what is left where this fails as well, gc finds by the journal
+      await this.#multipart.abandon(upload, call).then(ended, () => undefined);
       throw error;
     }
   }

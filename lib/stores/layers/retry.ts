@@ -3,8 +3,8 @@
  * times, after a capped delay with full jitter, or the one the store asked for. Bodies are opened anew for each try;
  * a reading that breaks goes on at its offset, from the same version. Two calls are tried again only where the store
  * says that it did nothing: a conditional publish, whose second try would trip over the first (the caller settles that
- * by looking), and the begin of an upload: the journal's entry then ends with the second one, and gc looks for a first
- * one only where the entry has no id. Nothing is tried again while a call that was given up still holds its bytes.
+ * by looking), and the begin of an upload: the journal's entry then names the second one, and on S3 nothing proves that a
+ * first one is ours. Nothing is tried again while a call that was given up still holds its bytes.
  */
 import pRetry from 'p-retry';
 import { pause, throwIfAborted } from '../../deadline.ts';

@@ -114,8 +114,8 @@ export class Shore {
   }
 
   /** As processes that were killed leave them: proved by their names, and in no row. */
-  leaveOwn(dirs: readonly string[]): void {
-    for (const side of this.sides) {
+  leaveOwn(dirs: readonly string[], sides: readonly Service[] = this.sides): void {
+    for (const side of sides) {
       const names = namesOf(side);
       for (const dir of dirs) {
         mkdirSync(join(this.folder, dir), { recursive: true });

@@ -12,16 +12,17 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Failure } from '../../lib/errors.ts';
 import { parsePath, ROOT, type StorePath } from '../../lib/path.ts';
 import { BufferPool } from '../../lib/stores/buffers.ts';
 import { type FileDriver, openFileDriver } from '../../lib/stores/drivers/file.ts';
 import { Store } from '../../lib/stores/store.ts';
-import { NAMES } from '../hidden.ts';
+import { NAMES, OTHERS } from '../hidden.ts';
 import { scaled } from '../scale.ts';
 import { bodyOf, bytesOf, collect, failure, kindOf, newToken, stream } from './data.ts';
+import { hiddenNames } from './hidden.ts';
 
 const { signal } = new AbortController();
 const BUFFERS = new BufferPool({ budgetBytes: 64 * 1024 * 1024 });
@@ -208,6 +209,51 @@ describe('what is no regular file', () => {
 });
 
 describe('hidden siblings', () => {
+  hiddenNames(async () => ({
+    driver,
+    async put(path) {
+      await mkdir(dirname(join(root, path)), { recursive: true });
+      await writeFile(join(root, path), 'not yours');
+    },
+    paths: async () => (await everything(root)).filter((path) => path !== 'd'),
+  }));
+
+  test('of a directory that is reached through a link are ours all the same', async () => {
+    await mkdir(join(root, 'real'));
+    await symlink('real', join(root, 'alias'));
+    const call = { signal, mode: 'replace', token: 'linked' } as const;
+    const upload = await driver.multipart.begin(parsePath('alias/x'), call);
+    expect(await listed('', false)).toEqual(['alias', 'real']);
+    expect((await listed('alias', false)).concat(await listed('real', false))).toEqual([]);
+    expect((await leftovers()).toSorted()).toEqual([`real/${upload.id}`, `real/${upload.id}.parts`]);
+    await driver.multipart.abandon(upload, { signal });
+    expect(await everything(root)).toEqual(['alias', 'real']);
+  });
+
+  test('of others do not go with an upload that is given up by their name', async () => {
+    await mkdir(join(root, 'd'));
+    for (const id of [OTHERS.nameIn('d', 't-1'), '.longshore-t-1', 'notes', NAMES.nameIn('', 't-1')]) {
+      for (const name of [id, `${id}.parts`, `${id}.joined`]) await writeFile(join(root, 'd', name), 'mine');
+      await driver.multipart.abandon({ path: parsePath('d/x'), id }, { signal });
+      expect(await readdir(join(root, 'd'))).toEqual(
+        expect.arrayContaining([id, `${id}.parts`, `${id}.joined`]),
+      );
+    }
+  });
+
+  test('that come to nothing take the directories along that were made for them, and no other', async () => {
+    await mkdir(join(root, 'empty/one'), { recursive: true });
+    const call = { signal, mode: 'replace', token: 'none' } as const;
+    const lie = { ...bodyOf(bytesOf(5)), size: 6 };
+    for (const path of ['empty/one/x', 'empty/one/new/deep/x'].map((name) => parsePath(name))) {
+      await failure(driver.write(path, lie, call));
+      expect(await everything(root)).toEqual(['empty', 'empty/one']);
+      const upload = await driver.multipart.begin(path, call);
+      await (await openFileDriver(root, NAMES)).multipart.abandon(upload, call);
+      expect(await everything(root)).toEqual(['empty', 'empty/one']);
+    }
+  });
+
   test('are in no listing and found as leftovers, which removing takes', async () => {
     await write('d/x', bytesOf(3));
     const [one, two] = [NAMES.nameIn('d', 'dead-1'), NAMES.nameIn('d', 'dead-2')];

@@ -1,13 +1,14 @@
 /** What S3 must do beyond the contract of every store, whatever the server: objects, conditions, uploads. */
 import { randomBytes } from 'node:crypto';
 import { crc32 } from 'node:zlib';
-import { PutObjectCommand } from '@aws-sdk/client-s3';
+import { ListObjectsV2Command, PutObjectCommand } from '@aws-sdk/client-s3';
 import { describe, expect, it } from 'vitest';
 import { Failure } from '../../lib/errors.ts';
 import { parsePath, type StorePath } from '../../lib/path.ts';
 import { S3Driver } from '../../lib/stores/drivers/s3.ts';
 import { NAMES } from '../hidden.ts';
 import type { S3Server } from '../servers/s3.ts';
+import { hiddenNames } from './hidden.ts';
 import {
   all,
   BUCKET,
@@ -260,6 +261,25 @@ export function s3Objects(server: () => S3Server): void {
       expect((await bytesOf(read.bytes)).toString()).toBe('2');
       expect(pathsOf(await all(driver.list(parsePath(''), { signal, deep: true })))).toEqual(['v']);
       await driver.close();
+    });
+  });
+
+  describe('hidden names', () => {
+    hiddenNames(async () => {
+      const { driver, prefix } = driverOn(server());
+      const client = clientOf(server());
+      const at = (path: string) => ({ Bucket: BUCKET, Key: `${prefix}/${path}` });
+      return {
+        driver,
+        put: async (path) =>
+          void (await client.send(new PutObjectCommand({ ...at(path), Body: 'not yours' }))),
+        async paths() {
+          const { Contents = [] } = await client.send(
+            new ListObjectsV2Command({ Bucket: BUCKET, Prefix: `${prefix}/` }),
+          );
+          return Contents.map(({ Key }) => Key!.slice(prefix.length + 1));
+        },
+      };
     });
   });
 

@@ -21,7 +21,9 @@ const MIB = 1024 * 1024;
 const DAY_MS = 24 * 3600_000;
 /** A collection amid the load takes what nobody has touched for so long. */
 const GRACE_MS = 4000;
-const KILLS = scaled(60);
+const KILLS = scaled(40);
+const WORKERS = scaled(20) > 2 ? 2 : 1;
+const COLLECTIONS = scaled(20);
 const KEYS = scaled(1000);
 const TREE_FILES = 12;
 const DIRS = ['', 'mix', 'mix/deep', 'tree'];
@@ -61,7 +63,7 @@ class Load {
 
   /** Some are more than fits one part, in a folder or on S3. */
   #source(key: string): Source {
-    const size = this.#random() < 0.1 ? 18 * MIB : Math.floor(this.#random() * 50_000);
+    const size = this.#nth % 12 === 3 ? 18 * MIB : Math.floor(this.#random() * 50_000);
     return new Source(`mix/deep/${key}`, size, 1);
   }
 
@@ -112,7 +114,7 @@ requireServer('redis', 'minio')('two installations on one folder, one bucket and
       async () => {
         const startedMs = Date.now();
         const random = randomOf(seedOf(`foreign on ${root}`));
-        const shore = await Shore.open(root, 2);
+        const shore = await Shore.open(root, WORKERS);
         const loads = shore.sides.map((side, n) => new Load(side, 'ab'[n]!, random));
         try {
           await makeTree(shore.trees);
@@ -130,7 +132,7 @@ requireServer('redis', 'minio')('two installations on one folder, one bucket and
           // under load, with kills, and collections of both at once
           let kills = 0;
           const runs = shore.sides.map(() => 0);
-          const isEnough = (): boolean => kills >= KILLS && Math.min(...runs) >= 3;
+          const isEnough = (): boolean => kills >= KILLS && Math.min(...runs) >= COLLECTIONS;
           const load = Promise.all(loads.map((one) => one.until(isEnough)));
           const gcs = Promise.all(shore.sides.map((side, n) => gcAmid(side, () => runs[n]!++, isEnough)));
           const killing = (async () => {

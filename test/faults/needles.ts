@@ -5,6 +5,7 @@ import { join } from 'node:path';
 
 export class Needles {
   readonly #planted = new Map<string, string>();
+  readonly #written = new Map<string, readonly string[]>();
 
   /** A secret of 24 characters after `prefix`; with what must be escaped in a URL, where it may be. */
   plant(name: string, prefix = '', escapes = ''): string {
@@ -13,11 +14,19 @@ export class Needles {
     return secret;
   }
 
+  /** Bytes that were not planted, but must be written nowhere as text either. */
+  know(name: string, bytes: Uint8Array): void {
+    const hex = Buffer.from(bytes).toString('hex');
+    const numbers = [...bytes].join(',');
+    this.#written.set(name, [hex, hex.toUpperCase(), numbers, ...base64Of(Buffer.from(bytes))]);
+  }
+
   /** What was found and where, in any spelling; nothing, if all is well. */
   in(name: string, hay: string | Buffer): string[] {
     const text = Buffer.isBuffer(hay) ? hay.toString('latin1') : hay;
-    return [...this.#planted].flatMap(([secret, value]) =>
-      spellings(value)
+    const spelled = [...this.#planted].map(([secret, value]) => [secret, spellings(value)] as const);
+    return [...spelled, ...this.#written].flatMap(([secret, forms]) =>
+      forms
         .filter((spelling) => text.includes(spelling))
         .map((spelling) => `${secret} in ${name}: …${around(text, spelling)}…`),
     );
@@ -30,14 +39,16 @@ function spellings(secret: string): string[] {
     encodeURIComponent(secret),
     JSON.stringify(secret).slice(1, -1),
     Buffer.from(secret).toString('hex'),
-    ...[0, 1, 2].flatMap((offset) => inBase64(secret, offset)),
+    ...base64Of(Buffer.from(secret)),
   ];
   return [...new Set(forms)];
 }
 
+const base64Of = (bytes: Buffer): string[] => [0, 1, 2].flatMap((offset) => inBase64(bytes, offset));
+
 /** What is the same whatever comes before and after it. */
-function inBase64(secret: string, offset: number): string[] {
-  const bytes = Buffer.concat([Buffer.alloc(offset), Buffer.from(secret)]);
+function inBase64(secret: Buffer, offset: number): string[] {
+  const bytes = Buffer.concat([Buffer.alloc(offset), secret]);
   const whole = bytes.length - (bytes.length % 3);
   const cut = (text: string): string => text.slice(offset === 0 ? 0 : 4);
   const kept = bytes.subarray(0, whole);

@@ -196,6 +196,16 @@ export function countIn(ledgerFile: string, table: 'uploads' | 'tree_pages' | 't
   }
 }
 
+/** What names of files that are ours are proved with. */
+export function installationKeyIn(ledgerFile: string): Uint8Array {
+  const db = new DatabaseSync(ledgerFile, { readOnly: true, timeout: 5000 });
+  try {
+    return db.prepare('SELECT key FROM installation').get()?.key as Uint8Array;
+  } finally {
+    db.close();
+  }
+}
+
 /** Keys of transfers' jobs, and lists that still name one. */
 export async function jobKeysIn(url: string): Promise<string[]> {
   const redis = new Redis(url, { replyMapping: 'legacy', maxRetriesPerRequest: 1 });

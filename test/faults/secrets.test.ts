@@ -14,6 +14,7 @@ import { type RedisServer, startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
 import type { S3Server } from '../servers/s3.ts';
 import { awsEnv, Needles, plantAll, Seen } from './needles.ts';
+import { installationKeyIn } from './oracle.ts';
 
 const PATIENCE_MS = 60_000;
 const basic = (name: string, password: string): string =>
@@ -84,6 +85,7 @@ requireServer('redis', 'minio')('of the secrets that it was given', () => {
     };
     command = new Command(['up', ...args], env);
     const [, url] = await command.said(/MLFLOW_TRACKING_URI=(http:\S+)/);
+    needles.know('key of the installation', installationKeyIn(join(data, 'ledger.db')));
     const seen = new Seen(needles);
     const ask = asking(url!, seen, secrets.token);
 

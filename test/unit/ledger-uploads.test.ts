@@ -35,6 +35,16 @@ describe('a parted upload', () => {
     expect(await ledger.uploads.ensureParted(wishes[1]!)).toMatchObject({ partBytes: 32, from: undefined });
   });
 
+  test('is told by the id that its store gave it, among many that are asked for', async () => {
+    const ledger = await openLedger();
+    const ids = Array.from({ length: 1200 }, (_, n) => `upload-${n}`);
+    for (const id of [ids[0]!, ids[700]!, 'another'])
+      await ledger.uploads.begun(await ledger.uploads.intend(at('x'), 't-1'), id);
+    await ledger.uploads.intend(at('x'), 't-1');
+    expect(await ledger.uploads.named(ids)).toEqual(new Set([ids[0], ids[700]]));
+    expect(await ledger.uploads.named([])).toEqual(new Set());
+  });
+
   test('belongs to its transfer, also where a page of it is the owner', async () => {
     const ledger = await openLedger();
     const tree = await accepted(ledger);

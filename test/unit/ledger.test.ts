@@ -190,6 +190,12 @@ describe('opening', () => {
     const ledgers = await Promise.all(Array.from({ length: 4 }, () => openLedger(path)));
     await Promise.all(ledgers.map((ledger) => accepted(ledger)));
     expect(await ledgers[0]!.transfers.counts()).toMatchObject({ accepted: 4 });
+    // and one installation
+    const [first, ...others] = await Promise.all(ledgers.map((ledger) => ledger.installation()));
+    expect([first!.id, first!.key.length]).toEqual([expect.stringMatching(/^[0-9a-f]{16}$/), 32]);
+    for (const other of others) expect(other).toEqual(first);
+    expect(await (await openLedger(path)).installation()).toEqual(first);
+    expect((await (await openLedger()).installation()).id).not.toBe(first!.id);
   });
 
   test('refuses a file that is no ledger, and one that a newer version made', async () => {

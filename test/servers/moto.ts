@@ -11,7 +11,11 @@ export async function startMoto(): Promise<S3Server> {
     name: 'moto',
     ports: 1,
     readyMs: READY_MS,
-    command: ([port]) => ({ file: serverFile('moto'), args: ['-H', '127.0.0.1', '-p', String(port)], env: {} }),
+    command: ([port]) => ({
+      file: serverFile('moto'),
+      args: ['-H', '127.0.0.1', '-p', String(port)],
+      env: {},
+    }),
     ready: ([port]) => healthy(`http://127.0.0.1:${port}/moto-api/`, undefined),
   });
   return s3Server('moto', running, undefined);

@@ -20,6 +20,7 @@ export const LABELS = {
   failure: FAILURE_KINDS,
   op: [
     'head',
+    'tags',
     'read',
     'write',
     'list',

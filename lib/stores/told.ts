@@ -31,6 +31,7 @@ export function toldServerCopy(serverCopy: ServerCopy, { attempt }: Telling): Se
   return {
     realm: serverCopy.realm,
     maxBytes: serverCopy.maxBytes,
+    carries: serverCopy.carries,
     source: (path) => serverCopy.source(path),
     copy: (from, path, call) =>
       attempt('copy to', path, call.signal, () => serverCopy.copy(from, path, call)),

@@ -16,10 +16,13 @@ import type {
   Receipt,
   ServerCopy,
   Upload,
+  WholeSource,
   WriteCall,
 } from '../driver.ts';
+import { asTaken, withKept } from './s3-attributes.ts';
 import { bareTag, crcOf, quotedTag, refusalOf, type S3Connection } from './s3-client.ts';
 import type { S3Settings } from './s3-config.ts';
+import { S3Error } from './s3-errors.ts';
 import { escapeText, LONG_ANSWER_MS } from './s3-http.ts';
 import type { S3Multipart } from './s3-multipart.ts';
 
@@ -28,6 +31,8 @@ const GiB = 1024 ** 3;
 export class S3Copy implements ServerCopy {
   readonly realm: string;
   readonly maxBytes = 5 * GiB;
+  /** What the settings say of every object would be left out. */
+  readonly carries: boolean;
   readonly #s3: S3Connection;
   readonly #multipart: S3Multipart;
   readonly #head: (path: StorePath, call: Call) => Promise<FileEntry>;
@@ -40,6 +45,7 @@ export class S3Copy implements ServerCopy {
     head: (path: StorePath, call: Call) => Promise<FileEntry>,
   ) {
     this.realm = realmOf(settings);
+    this.carries = s3.saysNothing;
     this.#s3 = s3;
     this.#multipart = multipart;
     this.#head = head;
@@ -52,33 +58,19 @@ export class S3Copy implements ServerCopy {
   }
 
   async copy(
-    from: CopySource & { readonly size: number },
+    from: WholeSource,
     path: StorePath,
     call: WriteCall,
   ): Promise<FileEntry> {
     if (call.mode === 'create' || call.ifMatch !== undefined) return this.#throughUpload(from, path, call);
     const s3 = this.#s3;
-    const { CopyObjectResult: copied } = await s3
-      .call(
-        call.signal,
-        (client, options) =>
-          client.send(
-            new CopyObjectCommand({
-              ...s3.objectArgs(call),
-              ...s3.common,
-              ...this.#from(from),
-              Key: s3.keyOf(path),
-              MetadataDirective: 'REPLACE',
-              TaggingDirective: 'REPLACE',
-              ChecksumAlgorithm: 'CRC32',
-            }),
-            options,
-          ),
-        LONG_ANSWER_MS,
-      )
-      .catch((error: unknown) => {
-        throw refusalOf(error, { mode: 'replace', ifMatch: from.etag });
-      });
+    const made = await asTaken(wantedOf(from, call), s3.settled, (headers) =>
+      this.#copied(from, path, call, headers),
+    ).catch((error: unknown) => {
+      throw refusalOf(error, { mode: 'replace', ifMatch: from.etag });
+    });
+    const { copied, tagsLost } = made.answer;
+    const taken = tagsLost ? { ...made, notKept: [...made.notKept, 'tags' as const] } : made;
     if (!copied?.ETag) throw noResult();
     const entry: FileEntry = {
       kind: 'file',
@@ -86,13 +78,50 @@ export class S3Copy implements ServerCopy {
       size: from.size,
       etag: bareTag(copied.ETag),
       modifiedMs: copied.LastModified?.getTime() ?? Math.floor(Date.now() / 1000) * 1000,
-      token: call.token,
+      ...(from.carries ? {} : { token: call.token }),
     };
+    const kept = (there: FileEntry) => withKept(there, taken, s3.facts.keeps, this.#head, call);
     const told = copied.ChecksumType === 'COMPOSITE' ? undefined : crcOf(copied.ChecksumCRC32);
-    if (told !== undefined) return { ...entry, crc32: told };
+    if (told !== undefined) return kept({ ...entry, crc32: told });
     // MinIO takes a CRC32 and tells it only to who asks for the object; a size is told nowhere else
     const there = await this.#head(path, call);
-    return there.etag === entry.etag ? there : entry;
+    return kept(there.etag === entry.etag ? there : entry);
+  }
+
+  async #copied(
+    from: WholeSource,
+    path: StorePath,
+    call: WriteCall,
+    headers: Readonly<Record<string, string>>,
+  ) {
+    const s3 = this.#s3;
+    const { Metadata, ContentType, ...args } = s3.objectArgs(path, call, headers);
+    const made = from.carries ? args : { ...args, Metadata, ...(ContentType && { ContentType }) };
+    const copy = async (TaggingDirective: 'COPY' | 'REPLACE') => {
+      const command = new CopyObjectCommand({
+        ...made,
+        ...s3.common,
+        ...this.#from(from),
+        Key: s3.keyOf(path),
+        MetadataDirective: from.carries ? 'COPY' : 'REPLACE',
+        TaggingDirective,
+        ChecksumAlgorithm: 'CRC32',
+      });
+      const answer = await s3.call(
+        call.signal,
+        (client, options) => client.send(command, options),
+        LONG_ANSWER_MS,
+      );
+      return answer.CopyObjectResult;
+    };
+    if (!from.carries) return { copied: await copy('REPLACE'), tagsLost: false };
+    try {
+      return { copied: await copy('COPY'), tagsLost: false };
+    } catch (error) {
+      // to read the source's tags, and to give some, are rights of their own
+      if (!(error instanceof S3Error) || error.code !== 'AccessDenied') throw error;
+      return { copied: await copy('REPLACE'), tagsLost: true };
+    }
   }
 
   begin(path: StorePath, call: WriteCall): Promise<Upload> {
@@ -145,7 +174,7 @@ export class S3Copy implements ServerCopy {
   }
 
   async #throughUpload(
-    from: CopySource & { readonly size: number },
+    from: WholeSource,
     path: StorePath,
     call: WriteCall,
   ): Promise<FileEntry> {
@@ -175,6 +204,13 @@ export class S3Copy implements ServerCopy {
       ...(SSECustomerKeyMD5 && { CopySourceSSECustomerKeyMD5: SSECustomerKeyMD5 }),
     };
   }
+}
+
+/** Of one that carries, all but the class goes along by itself. */
+function wantedOf({ carries }: WholeSource, { attributes }: WriteCall): WriteCall['attributes'] {
+  const storageClass = attributes?.storageClass;
+  if (!carries) return attributes;
+  return storageClass === undefined ? {} : { storageClass };
 }
 
 /** One server, one identity, one customer's key and owner: then what one may read, the other may copy. */

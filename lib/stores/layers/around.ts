@@ -4,6 +4,7 @@ import type { Body, Call, Classified, Driver, Multipart, Reading, ServerCopy, Wr
 
 export type OnceOp =
   | 'head'
+  | 'tags'
   | 'remove'
   | 'prune'
   | 'remove-leftovers'
@@ -64,6 +65,9 @@ export function around(driver: Driver, hooks: Hooks): Driver {
       hooks.once('remove', call, (signal) => driver.remove(paths, { ...call, signal })),
     close: () => driver.close(),
     classify: (error) => driver.classify(error),
+    ...(driver.tags && {
+      tags: (path, call) => hooks.once('tags', call, (signal) => driver.tags!(path, { ...call, signal })),
+    }),
     ...(driver.prune && {
       prune: (dir, call) => hooks.once('prune', call, (signal) => driver.prune!(dir, { ...call, signal })),
     }),
@@ -88,6 +92,7 @@ function aroundServerCopy(serverCopy: ServerCopy, hooks: Hooks): ServerCopy {
   return {
     realm: serverCopy.realm,
     maxBytes: serverCopy.maxBytes,
+    carries: serverCopy.carries,
     source: (path) => serverCopy.source(path),
     copy: (from, path, call) =>
       hooks.once('copy', call, (signal) => serverCopy.copy(from, path, { ...call, signal }), from.size),

@@ -67,7 +67,11 @@ export async function publishAndVerify(
       return await publish();
     } catch (error) {
       const found = await ours(target, opts, digests, signal);
-      if (found) return { ...found, notKept: lacking(without(opts.attributes ?? {}, ['tags']), found.attributes ?? {}) };
+      if (found)
+        return {
+          ...found,
+          notKept: lacking(without(opts.attributes ?? {}, ['tags']), found.attributes ?? {}),
+        };
       throw error;
     }
   });

@@ -10,7 +10,7 @@ import type { FileEntry, WriteCall } from '../stores/driver.ts';
 import { storeAt, type TransferDeps } from './deps.ts';
 import { contentTypeOf } from './media-type.ts';
 
-export interface Carried extends Pick<WriteCall, 'attributes' | 'mediaType'> {
+export interface CarriedAttributes extends Pick<WriteCall, 'attributes' | 'mediaType'> {
   /** Known before anything is sent. */
   readonly notKept: readonly string[];
 }
@@ -22,7 +22,10 @@ const PERMISSIONS = 0o777;
 const LENT = { setuid: 0o4000, setgid: 0o2000, sticky: 0o1000 } as const;
 
 /** Of staged bytes, which nothing is known of but their name. */
-export const carriedByName = (to: Place): Carried => ({ mediaType: contentTypeOf(baseName(to.path)), notKept: [] });
+export const carriedByName = (to: Place): CarriedAttributes => ({
+  mediaType: contentTypeOf(baseName(to.path)),
+  notKept: [],
+});
 
 /** @param entry as `head` or `read` answered it. @throws Failure where its tags cannot be read just now */
 export async function carriedOf(
@@ -32,13 +35,20 @@ export async function carriedOf(
   entry: FileEntry,
   to: Place,
   signal: AbortSignal,
-): Promise<Carried> {
+): Promise<CarriedAttributes> {
   const { attributes = {}, fixed = [] } = entry;
   const keeps = new Set<string>(storeAt(deps, to).traits.keeps);
   const { mode, mediaType = contentTypeOf(baseName(to.path)), ...rest } = attributes;
   const wanted: Attributes = { ...rest, ...preserved(row.preserve ?? [], entry) };
-  const held = without(wanted, namesOf(wanted).filter((name) => !keeps.has(name)));
-  const notKept = [...fixed, ...namesOf(wanted).filter((name) => !keeps.has(name)), ...unpreserved(row, entry)];
+  const held = without(
+    wanted,
+    namesOf(wanted).filter((name) => !keeps.has(name)),
+  );
+  const notKept = [
+    ...fixed,
+    ...namesOf(wanted).filter((name) => !keeps.has(name)),
+    ...unpreserved(row, entry),
+  ];
   const saysMore = !UNSAID.has(mediaType) && mediaType !== contentTypeOf(baseName(to.path));
   if (saysMore && !keeps.has('mediaType')) notKept.push('mediaType');
   const tags = keeps.has('tags') ? await tagsOf(deps, from, entry, signal) : undefined;
@@ -79,13 +89,17 @@ async function tagsOf(
   try {
     return await storeAt(deps, from).tags(from.path, signal);
   } catch (error) {
-    if (error instanceof Failure && (error.kind === 'denied' || error.kind === 'unsupported')) return undefined;
+    if (error instanceof Failure && (error.kind === 'denied' || error.kind === 'unsupported'))
+      return undefined;
     throw error;
   }
 }
 
 /** What a copy that another worker published does not have, by looking at it. */
-export function notKeptAt({ attributes = {}, notKept }: Carried, there: FileEntry): readonly string[] {
+export function notKeptAt(
+  { attributes = {}, notKept }: Pick<CarriedAttributes, 'attributes' | 'notKept'>,
+  there: FileEntry,
+): readonly string[] {
   const { tags, modified, ...looked } = attributes;
   const missing: string[] = lacking(looked, there.attributes ?? {});
   if (tags && there.tagCount !== Object.keys(tags).length) missing.push('tags');

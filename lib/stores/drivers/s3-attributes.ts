@@ -78,9 +78,7 @@ export function headersOf(answer: Readonly<Record<string, string>>): ObjectHeade
 }
 
 /** What an entry says of them. */
-export function attributesOf(
-  found: ObjectHeaders,
-): Pick<FileEntry, 'attributes' | 'tagCount' | 'fixed'> {
+export function attributesOf(found: ObjectHeaders): Pick<FileEntry, 'attributes' | 'tagCount' | 'fixed'> {
   const { [TOKEN_KEY]: _, ...metadata } = found.Metadata ?? {};
   const attributes = {
     mediaType: found.ContentType,

@@ -142,7 +142,8 @@ export class S3Connection {
         const taken = await next(call);
         const command = String(context.commandName).replace(/Command$/, '');
         const { Key } = call.input as { Key?: string };
-        if (Key !== undefined && !(call.input as Carrying)[CARRIED]) this.#direct.learn(command, Key, call.request as SdkRequest);
+        if (Key !== undefined && !(call.input as Carrying)[CARRIED])
+          this.#direct.learn(command, Key, call.request as SdkRequest);
         return taken;
       },
       { step: 'finalizeRequest', priority: 'low', name: 'longshoreDirectCalls' },

@@ -57,11 +57,7 @@ export class S3Copy implements ServerCopy {
     return `${place.bucket}/${this.#s3.keyOf(path)}`.split('/').map(escapeText).join('/');
   }
 
-  async copy(
-    from: WholeSource,
-    path: StorePath,
-    call: WriteCall,
-  ): Promise<FileEntry> {
+  async copy(from: WholeSource, path: StorePath, call: WriteCall): Promise<FileEntry> {
     if (call.mode === 'create' || call.ifMatch !== undefined) return this.#throughUpload(from, path, call);
     const s3 = this.#s3;
     const made = await asTaken(wantedOf(from, call), s3.settled, (headers) =>
@@ -173,11 +169,7 @@ export class S3Copy implements ServerCopy {
     return { number, size, etag: bareTag(copied.ETag) };
   }
 
-  async #throughUpload(
-    from: WholeSource,
-    path: StorePath,
-    call: WriteCall,
-  ): Promise<FileEntry> {
+  async #throughUpload(from: WholeSource, path: StorePath, call: WriteCall): Promise<FileEntry> {
     const upload = await this.#multipart.beginUnchecked(path, call);
     try {
       const receipt =

@@ -42,6 +42,15 @@ import type {
 import type { Gate } from '../gate.ts';
 import { type HiddenNames, refusedAsHidden, WHY_RESERVED } from '../hidden.ts';
 import {
+  asTaken,
+  attributesOf,
+  KEPT,
+  type ObjectHeaders,
+  storageClassOf,
+  withKept,
+} from './s3-attributes.ts';
+import { endedEarly, nothing, wholeBody } from './s3-body.ts';
+import {
   bareTag,
   changed,
   crcOf,
@@ -52,8 +61,6 @@ import {
   S3Connection,
   type S3Place,
 } from './s3-client.ts';
-import { asTaken, attributesOf, KEPT, type ObjectHeaders, storageClassOf, withKept } from './s3-attributes.ts';
-import { endedEarly, nothing, wholeBody } from './s3-body.ts';
 import { conditionsFor, reasonBehind, refusalAt } from './s3-conditions.ts';
 import type { S3Settings } from './s3-config.ts';
 import { S3Copy } from './s3-copy.ts';
@@ -121,7 +128,10 @@ export class S3Driver implements Driver {
           client.send(new HeadObjectCommand({ ...target, ChecksumMode: 'ENABLED' }), options),
       );
       const crc32 = found.ChecksumType === 'COMPOSITE' ? undefined : crcOf(found.ChecksumCRC32);
-      return { ...this.#found(path, found.ContentLength ?? 0, found), ...(crc32 === undefined ? {} : { crc32 }) };
+      return {
+        ...this.#found(path, found.ContentLength ?? 0, found),
+        ...(crc32 === undefined ? {} : { crc32 }),
+      };
     } catch (error) {
       if (!(error instanceof S3Error) || error.code !== '' || ![301, 400, 403].includes(error.status ?? 0))
         throw error;

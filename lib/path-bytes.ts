@@ -72,9 +72,7 @@ export function percentDecoded(text: string): string | undefined {
   if (!text.includes('%')) return text;
   const pieces = text
     .split(/((?:%[0-9a-f]{2})+)/i)
-    .map((piece, at) =>
-      at % 2 === 0 ? Buffer.from(piece) : Buffer.from(piece.replaceAll('%', ''), 'hex'),
-    );
+    .map((piece, at) => (at % 2 === 0 ? Buffer.from(piece) : Buffer.from(piece.replaceAll('%', ''), 'hex')));
   return textOfBytes(Buffer.concat(pieces));
 }
 

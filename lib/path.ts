@@ -72,7 +72,8 @@ export function plainPath(given: string): StorePath {
 /** A path whose bytes are percent-encoded. @throws Failure `invalid` */
 export function encodedPath(given: string): StorePath {
   if (!given.isWellFormed()) refuse('not valid Unicode');
-  return (percentDecoded(given) ?? refuse('a percent sign that starts no escape; write it as %25')) as StorePath;
+  return (percentDecoded(given) ??
+    refuse('a percent sign that starts no escape; write it as %25')) as StorePath;
 }
 
 /** A path as JSON has it: text as it is, and percent-encoded bytes where it is no text. */

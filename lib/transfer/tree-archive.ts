@@ -14,7 +14,14 @@ import { TAR_END, tarHeader, tarPadding, whyNotInTar } from './tar.ts';
 import type { TreeAttempt } from './tree.ts';
 import { tellLeftOut, unsupportedFailure } from './tree-endings.ts';
 import { entriesOf, nothingAt, placeBelow, plannedOf } from './tree-entries.ts';
-import { ARCHIVE_PAGE, COUNTED, type EndedFile, type FileEnd, type PlannedFile, writeResult } from './tree-pages.ts';
+import {
+  ARCHIVE_PAGE,
+  COUNTED,
+  type EndedFile,
+  type FileEnd,
+  type PlannedFile,
+  writeResult,
+} from './tree-pages.ts';
 
 /** Files that are read before their turn, and how large they may be: so much memory does an archive take. */
 const AHEAD = 16;
@@ -44,7 +51,13 @@ export async function stageArchive(
     throw archive.failure ?? error;
   });
   await archive.writeDown();
-  return { outcome: 'ready', size, sha256, files: archive.counts, verified: [{ check: 'size', by: 'staging' }] };
+  return {
+    outcome: 'ready',
+    size,
+    sha256,
+    files: archive.counts,
+    verified: [{ check: 'size', by: 'staging' }],
+  };
 }
 
 class Archive {

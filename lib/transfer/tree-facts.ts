@@ -30,5 +30,4 @@ export class BatchFacts implements Pick<Objects, 'known'> {
   }
 }
 
-const keyOf = (store: string, { path, etag }: Version): string =>
-  `${store}\0${path}\0${etag}`;
+const keyOf = (store: string, { path, etag }: Version): string => `${store}\0${path}\0${etag}`;

@@ -85,7 +85,12 @@ export function s3Objects(server: () => S3Server): void {
       const marker = { Bucket: BUCKET, Key: `${prefix}/d/inner/`, Body: Buffer.alloc(0), ContentLength: 0 };
       await client.send(new PutObjectCommand(marker));
       await driver.write(parsePath('d/inner/f'), bodyOf(Buffer.from('x')), writeCall());
-      expect((await all(driver.list(parsePath('d'), { signal, deep: true }))).map(({ kind, path }) => [kind, path])).toEqual([
+      expect(
+        (await all(driver.list(parsePath('d'), { signal, deep: true }))).map(({ kind, path }) => [
+          kind,
+          path,
+        ]),
+      ).toEqual([
         ['dir', 'd/inner'],
         ['file', 'd/inner/f'],
       ]);

@@ -73,7 +73,8 @@ export function traitCases(test: Case): void {
 
   test('a hierarchical store refuses names that lead another way, a flat one takes a segment that is empty', async (on) => {
     const { namespace } = on.driver.traits;
-    const refused = (name: string): boolean => on.store.refuses(`${on.dir}/${name}` as StorePath) !== undefined;
+    const refused = (name: string): boolean =>
+      on.store.refuses(`${on.dir}/${name}` as StorePath) !== undefined;
     for (const name of ['a//b', '/a', 'a/']) expect(refused(name), name).toBe(namespace === 'hierarchical');
     for (const name of ['a#b', 'a?b', '%2e%2e', '...', 'a\\b', 'tab\there', ' ', 'x.', '*"<>|:'])
       expect(refused(name), name).toBe(false);

@@ -157,7 +157,10 @@ describe('a page', () => {
       await ledger.trees.addPages(id, 1, pagesOf(0, 1), 0);
       await ledger.trees.claim(id, 1, [at('a/x').path]);
     }
-    const result = { ...PUBLISHED, files: { done: { files: 6, bytes: 60 }, skipped: none, failed: none, leftOut: none } };
+    const result = {
+      ...PUBLISHED,
+      files: { done: { files: 6, bytes: 60 }, skipped: none, failed: none, leftOut: none },
+    };
     await ledger.transfers.end(old.id, 1, { state: 'succeeded', result });
     expect((await ledger.transfers.get(old.id))?.result).toEqual(result);
     clock.nowMs += 2 * DAY_MS;

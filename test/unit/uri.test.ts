@@ -115,7 +115,7 @@ describe('places of a transfer', () => {
     for (const given of [
       { store: 'nowhere', path: 'x' },
       { store: 'inbox', path: '/x' },
-      { store: 'inbox', path: '%E' , encoding: 'percent' as const },
+      { store: 'inbox', path: '%E', encoding: 'percent' as const },
       { store: 'everything', path: 'lone \ud800' },
       { store: 'everything', path: 'byte \udce9' },
       's3://raw/report#1.txt',
@@ -167,7 +167,8 @@ describe('places of a transfer', () => {
   });
 
   it('are one object where they are at one place', () => {
-    const at = (given: string | { store: string; path: string }) => absoluteOf(placeOf(given, stores), stores);
+    const at = (given: string | { store: string; path: string }) =>
+      absoluteOf(placeOf(given, stores), stores);
     expect(at('incoming/x')).toBe(at({ store: 'staged', path: 'x' }));
     expect(at('s3://models/mlflow/x')).toBe(at('x'));
     expect(at('x')).not.toBe(at({ store: 'everything', path: 'x' }));

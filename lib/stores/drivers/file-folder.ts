@@ -212,7 +212,9 @@ export class Folders {
   /** Where an open file or folder really is. */
   async realPathOf(handle: FileHandle, path: string | Buffer): Promise<string> {
     // the kernel knows it without asking a disk or a server, so this never blocks
-    const real = HAS_PROC ? readlinkSync(`/proc/self/fd/${handle.fd}`, 'buffer') : await realpath(path, 'buffer');
+    const real = HAS_PROC
+      ? readlinkSync(`/proc/self/fd/${handle.fd}`, 'buffer')
+      : await realpath(path, 'buffer');
     return textOfBytes(real);
   }
 

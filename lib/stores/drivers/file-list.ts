@@ -45,7 +45,9 @@ export async function* listFolder(
         empty = false;
         const found = await entriesOf(folders, at, others, call);
         if (call.deep) for (const { below } of found) if (below) waiting.push(below);
-        const page = found.flatMap(({ entry }) => (entry && !(call.deep && entry.kind === 'dir') ? [entry] : []));
+        const page = found.flatMap(({ entry }) =>
+          entry && !(call.deep && entry.kind === 'dir') ? [entry] : [],
+        );
         if (page.length > 0) yield page;
       }
     } catch (error) {
@@ -68,11 +70,7 @@ function emptyDirectory(hidden: HiddenNames, dir: StorePath): Entry {
  * What is to be listed is no directory, and no file either: then it is the only entry. A link that is listed as one is
  * never walked through: who removes what is below it would remove it elsewhere.
  */
-async function noDirectoryAt(
-  folders: Folders,
-  dir: StorePath,
-  call: ListCall,
-): Promise<Entry | undefined> {
+async function noDirectoryAt(folders: Folders, dir: StorePath, call: ListCall): Promise<Entry | undefined> {
   const at: Waiting = { dir: parentOf(dir), through: [] };
   const name = baseName(dir) as StorePath;
   try {
@@ -136,13 +134,7 @@ interface Name {
 /** As a directory, or a look at the file itself, tells it. */
 type Kind = Pick<
   Dirent<Buffer>,
-  | 'isDirectory'
-  | 'isFile'
-  | 'isSymbolicLink'
-  | 'isFIFO'
-  | 'isSocket'
-  | 'isBlockDevice'
-  | 'isCharacterDevice'
+  'isDirectory' | 'isFile' | 'isSymbolicLink' | 'isFIFO' | 'isSocket' | 'isBlockDevice' | 'isCharacterDevice'
 >;
 
 /** Pages of directory entries, hidden ones included. */
@@ -243,7 +235,8 @@ async function linkAt(
     return { entry: other(path, 'link', 'it is a symbolic link that leads outside of the store') };
   const facts = await stat(folder.at(name), { bigint: true });
   if (facts.isFile()) return { entry: entryOf(path, facts) };
-  if (!facts.isDirectory()) return { entry: other(path, 'special', 'it leads to a pipe, a socket or a device') };
+  if (!facts.isDirectory())
+    return { entry: other(path, 'special', 'it leads to a pipe, a socket or a device') };
   const through = [...at.through, folder.realPath];
   if (through.some((link) => link === real || link.startsWith(`${real}/`)))
     return { entry: other(path, 'link', 'it is a symbolic link to a directory that it lies in') };

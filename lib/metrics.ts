@@ -21,6 +21,7 @@ export const LABELS = {
   op: [
     'head',
     'tags',
+    'carries',
     'read',
     'write',
     'list',

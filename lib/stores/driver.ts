@@ -297,10 +297,10 @@ export interface ServerCopy {
   /** Largest object that one `copy` takes; bytes. */
   readonly maxBytes: number;
   /**
-   * A `copy` may be told to carry what the source has (`carries`) without anybody having looked at it; not so a
-   * conditional one. What it makes need not remember `WriteCall.token` then.
+   * A `copy` may be told to carry what the source has without anybody having looked at it, and then nothing is lost; not
+   * so a conditional one. What it makes need not remember `WriteCall.token` then.
    */
-  readonly carries: boolean;
+  carries(call: Call): Promise<boolean>;
   /** What another driver of the realm calls this object (opaque). */
   source(path: StorePath): string;
   /** The whole object, published; another version than `from.etag`: `precondition`. */

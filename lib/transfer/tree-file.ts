@@ -153,7 +153,7 @@ async function copyThere(
   const server = copierOf(deps, from, to, size);
   if (!server) return undefined;
   const known = await knownAt(run.facts, from, entryOf(from, { size, etag }));
-  const beside = byServer(run, server, file, to) ?? (await lookedAt(run, file, from, to));
+  const beside = (await byServer(run, server, file, to)) ?? (await lookedAt(run, file, from, to));
   if (!beside) return undefined;
   const version = { ...from, etag, size, crc32: known.crc32, carries: beside.carries };
   try {
@@ -174,16 +174,16 @@ async function copyThere(
 type Beside = CarriedAttributes & { readonly carries: boolean };
 
 /** The server carries it all by itself, and nobody need look at the source: a request less for each file. */
-function byServer(
+async function byServer(
   run: FileRun,
   { target }: OneServer,
   { storageClass }: PlannedFile,
   to: Place,
-): Beside | undefined {
+): Promise<Beside | undefined> {
   const { keeps } = storeAt(run.deps, to).traits;
   const { preserve } = run.row;
-  if (!target.carries || modeOf(run) === 'create' || preserve.some((name) => keeps.includes(name)))
-    return undefined;
+  if (modeOf(run) === 'create' || preserve.some((name) => keeps.includes(name))) return undefined;
+  if (!(await target.carries({ signal: run.signal }))) return undefined;
   return {
     carries: true,
     notKept: preserve,

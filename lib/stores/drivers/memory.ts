@@ -164,7 +164,7 @@ export class MemoryDriver implements Driver {
       ...(tagCount > 0 && { tagCount }),
       size: bytes.length,
       etag: `v${++this.#version}`,
-      modifiedMs: Date.now(),
+      modifiedMs: call.attributes?.modified ?? Date.now(),
       token: call.token,
       crc32: crc32(bytes),
     };
@@ -183,7 +183,7 @@ export class MemoryDriver implements Driver {
     return {
       realm: server.realm,
       maxBytes: 5 * 1024 * MIB,
-      carries: true,
+      carries: async () => true,
       source: (path) => JSON.stringify([this.#name, path]),
       copy: async (from, path, call) => {
         const { bytes, entry, tags } = find(from);

@@ -12,6 +12,7 @@ import type {
   ByteRange,
   Call,
   CopySource,
+  Driver,
   FileEntry,
   Receipt,
   ServerCopy,
@@ -20,6 +21,7 @@ import type {
   WriteCall,
 } from '../driver.ts';
 import { asTaken, withKept } from './s3-attributes.ts';
+import { type Copying, provesCarrying } from './s3-carries.ts';
 import { bareTag, crcOf, quotedTag, refusalOf, type S3Connection } from './s3-client.ts';
 import type { S3Settings } from './s3-config.ts';
 import { S3Error } from './s3-errors.ts';
@@ -31,24 +33,37 @@ const GiB = 1024 ** 3;
 export class S3Copy implements ServerCopy {
   readonly realm: string;
   readonly maxBytes = 5 * GiB;
-  /** What the settings say of every object would be left out. */
-  readonly carries: boolean;
+  #carries: Promise<boolean> | undefined;
   readonly #s3: S3Connection;
   readonly #multipart: S3Multipart;
-  readonly #head: (path: StorePath, call: Call) => Promise<FileEntry>;
+  readonly #driver: Pick<Driver, 'head' | 'write' | 'remove'>;
 
-  /** `head` is the driver's own. */
+  /** `driver`: calls of the driver's own. */
   constructor(
     s3: S3Connection,
     settings: S3Settings,
     multipart: S3Multipart,
-    head: (path: StorePath, call: Call) => Promise<FileEntry>,
+    driver: Pick<Driver, 'head' | 'write' | 'remove'>,
   ) {
     this.realm = realmOf(settings);
-    this.carries = s3.saysNothing;
     this.#s3 = s3;
     this.#multipart = multipart;
-    this.#head = head;
+    this.#driver = driver;
+  }
+
+  /** What the settings say of every object would be left out. */
+  async carries(call: Call): Promise<boolean> {
+    if (!this.#s3.saysNothing) return false;
+    const copying: Copying = {
+      ...this.#driver,
+      source: (path) => this.source(path),
+      copy: (from, path, by) => this.copy(from, path, by),
+    };
+    this.#carries ??= provesCarrying(this.#s3, copying, call).catch((error: unknown) => {
+      this.#carries = undefined;
+      throw error;
+    });
+    return this.#carries;
   }
 
   /** As `x-amz-copy-source` wants it: bucket and key, each segment percent-encoded. */
@@ -76,11 +91,11 @@ export class S3Copy implements ServerCopy {
       modifiedMs: copied.LastModified?.getTime() ?? Math.floor(Date.now() / 1000) * 1000,
       ...(from.carries ? {} : { token: call.token }),
     };
-    const kept = (there: FileEntry) => withKept(there, taken, s3.facts.keeps, this.#head, call);
+    const kept = (there: FileEntry) => withKept(there, taken, s3.facts.keeps, this.#driver.head, call);
     const told = copied.ChecksumType === 'COMPOSITE' ? undefined : crcOf(copied.ChecksumCRC32);
     if (told !== undefined) return kept({ ...entry, crc32: told });
     // MinIO takes a CRC32 and tells it only to who asks for the object; a size is told nowhere else
-    const there = await this.#head(path, call);
+    const there = await this.#driver.head(path, call);
     return kept(there.etag === entry.etag ? there : entry);
   }
 

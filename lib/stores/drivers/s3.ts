@@ -83,7 +83,11 @@ export class S3Driver implements Driver {
     const s3 = new S3Connection(place, settings, hidden, gate);
     this.#s3 = s3;
     this.multipart = new S3Multipart(s3, (path, call) => this.head(path, call));
-    this.serverCopy = new S3Copy(s3, settings, this.multipart, (path, call) => this.head(path, call));
+    this.serverCopy = new S3Copy(s3, settings, this.multipart, {
+      head: (path, call) => this.head(path, call),
+      write: (path, body, call) => this.write(path, body, call),
+      remove: (paths, call) => this.remove(paths, call),
+    });
     this.traits = {
       replace: 'atomic',
       // what S3 promises, until this server is seen to do otherwise; a write never relies on it before that

@@ -12,6 +12,7 @@ export type OnceOp =
   | 'begin'
   | 'finish'
   | 'abandon'
+  | 'carries'
   | 'copy'
   | 'copy-part';
 export type SendOp = 'write' | 'part';
@@ -92,7 +93,7 @@ function aroundServerCopy(serverCopy: ServerCopy, hooks: Hooks): ServerCopy {
   return {
     realm: serverCopy.realm,
     maxBytes: serverCopy.maxBytes,
-    carries: serverCopy.carries,
+    carries: (call) => hooks.once('carries', call, (signal) => serverCopy.carries({ ...call, signal })),
     source: (path) => serverCopy.source(path),
     copy: (from, path, call) =>
       hooks.once('copy', call, (signal) => serverCopy.copy(from, path, { ...call, signal }), from.size),

@@ -35,6 +35,7 @@ const HEADERS = {
 const TOKEN_KEY = 'longshore-token';
 const META = 'x-amz-meta-';
 const MOST_TRUSTED = 1000;
+const HTTP_DATE = /^[A-Z][a-z]{2}, \d{2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} GMT$/;
 
 /** Of an answer to HEAD or GET, under the SDK's names. */
 export interface ObjectHeaders {
@@ -196,9 +197,10 @@ export async function withKept(
   return { ...entry, notKept: [...notKept, ...missing] };
 }
 
-/** Each class by itself, and text beyond ASCII by what it is. */
-const trustOf = (name: AttributeName, { storageClass, metadata = {} }: Sent): string => {
+/** Each class by itself, and by what it is: text beyond ASCII, or an `Expires` that is no date. */
+const trustOf = (name: AttributeName, { storageClass, expires = '', metadata = {} }: Sent): string => {
   if (name === 'storageClass') return `${name} ${storageClass}`;
+  if (name === 'expires' && !HTTP_DATE.test(expires)) return `${name} ${expires}`;
   const values = Object.values(metadata).join('');
   return name === 'metadata' && /[^\x20-\x7e]/.test(values) ? `${name} ${values}` : name;
 };

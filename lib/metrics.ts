@@ -20,6 +20,8 @@ export const LABELS = {
   failure: FAILURE_KINDS,
   op: [
     'head',
+    'tags',
+    'carries',
     'read',
     'write',
     'list',

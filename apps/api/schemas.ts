@@ -10,6 +10,7 @@ import {
   LINKS,
   ON_EXISTS,
   ON_UNSUPPORTED,
+  PRESERVED,
   TRANSFER_KINDS,
   TRANSFER_STATES,
 } from '../../lib/ledger/transfer.ts';
@@ -63,6 +64,15 @@ const onUnsupported = z
     'Of a tree: what it comes to where something in it could be no file at its target (a pipe, a name that no path ' +
       'can give …). `fail` (the default): all else is carried, and it ends as failed. `skip`: it may succeed all the ' +
       'same. Either way `files?state=left-out` names them.',
+  );
+
+const preserve = z
+  .array(z.enum(PRESERVED))
+  .max(PRESERVED.length)
+  .optional()
+  .describe(
+    'What a copy is to keep besides what stores keep anyway: permission bits (`mode`) and when the content was changed ' +
+      'last (`modified`). What its target cannot hold is named in `notKept`.',
   );
 
 const checksumPair = z.strictObject({
@@ -143,7 +153,15 @@ const written = { checksum: checksum.optional(), onExists };
 export const submission = z
   .discriminatedUnion('kind', [
     z.strictObject({ kind: z.literal('upload'), from: place, to: place, ...written, ...listed, ...common }),
-    z.strictObject({ kind: z.literal('copy'), from: place, to: place, ...written, ...listed, ...common }),
+    z.strictObject({
+      kind: z.literal('copy'),
+      from: place,
+      to: place,
+      preserve,
+      ...written,
+      ...listed,
+      ...common,
+    }),
     z.strictObject({
       kind: z.literal('download'),
       from: place,
@@ -282,6 +300,16 @@ const resultView = z
     etag: z.string().optional(),
     sha256: z.string().optional(),
     files: z.object(treeCounts).optional().describe('Of a tree.'),
+    notKept: z
+      .array(z.string())
+      .optional()
+      .describe(
+        'What the source has beside its bytes and the copy does not: `metadata`, `tags`, `storageClass`, `cacheControl` ….',
+      ),
+    notKeptFiles: z
+      .record(z.string(), z.number().int())
+      .optional()
+      .describe('Of a tree: of how many files, by name.'),
     verified: z
       .array(z.object({ check: z.string(), by: z.string() }))
       .describe('What was compared, and with whose word: `client`, `store`, `staging` or `ledger`.'),
@@ -300,6 +328,7 @@ export const transferView = z
     onExists: z.enum(ON_EXISTS),
     links: z.enum(LINKS).optional().describe('Of a tree.'),
     onUnsupported: z.enum(ON_UNSUPPORTED).optional().describe('Of a tree.'),
+    preserve: z.array(z.enum(PRESERVED)).optional().describe('Of a copy that was asked to.'),
     labels: z.record(z.string(), z.string()),
     owner: z.string(),
     createdAt: z.iso.datetime(),
@@ -355,6 +384,7 @@ export const fileList = z
         size: z.number().int(),
         state: z.enum([...FILE_STATES, 'pending']),
         outcome: z.enum(FILE_OUTCOMES).optional(),
+        notKept: z.array(z.string()).readonly().optional().describe('As in a result.'),
         failure: failure.optional(),
       }),
     ),

@@ -6,6 +6,7 @@ import {
   hasEnded,
   type Place,
   type Transfer,
+  type TransferResult,
   type TreeCounts,
 } from '../../lib/ledger/transfer.ts';
 import { writtenPath } from '../../lib/path.ts';
@@ -37,7 +38,7 @@ export function viewOf(
   } = {},
 ): TransferView {
   const { id, kind, state, from, to, tree, priority, onExists, labels, owner, failure, result } = transfer;
-  const { links, onUnsupported } = transfer;
+  const { links, onUnsupported, preserve } = transfer;
   const files = more.files ?? result?.files;
   const view: TransferView = {
     id,
@@ -47,6 +48,7 @@ export function viewOf(
     ...(to && { to: placeView(to) }),
     tree,
     ...(tree && { links, onUnsupported }),
+    ...(preserve.length > 0 && { preserve: [...preserve] }),
     ...(files && { files }),
     priority,
     onExists,
@@ -63,10 +65,17 @@ export function viewOf(
   if (kept !== undefined && kept > (transfer.endedMs ?? 0)) view.bytesKeptUntil = iso(kept);
   if (more.attempts) view.attempts = more.attempts.map(attemptOf);
   if (failure) view.failure = { kind: failure.kind, message: failure.message };
-  if (result) view.result = { ...result, verified: [...result.verified] };
+  if (result) view.result = resultOf(result);
   if (result?.outcome === 'ready' && kept !== undefined) view.content = `${transferPath(prefix, id)}/content`;
   return view;
 }
+
+const resultOf = ({ verified, notKept, notKeptFiles, ...result }: TransferResult) => ({
+  ...result,
+  ...(notKept && { notKept: [...notKept] }),
+  ...(notKeptFiles && { notKeptFiles: { ...notKeptFiles } }),
+  verified: [...verified],
+});
 
 function bytesOf(transfer: Transfer, progress: Progress | undefined) {
   const total = transfer.result?.size ?? progress?.total ?? transfer.digests?.size;

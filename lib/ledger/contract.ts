@@ -9,6 +9,7 @@ import type {
   Attempt,
   FileCount,
   NewTransfer,
+  NotKeptFiles,
   Place,
   Transfer,
   TransferEvent,
@@ -264,14 +265,19 @@ export interface PartedUpload extends OpenUpload {
   readonly size: number;
   /** Of every part but the last. */
   readonly partBytes: number;
+  /** As `begun` was told. */
+  readonly notKept: readonly string[];
   /** Where bytes come from, pinned to a version; undefined: the transfer's staged bytes. */
   readonly from?: (Place & { readonly etag: string }) | undefined;
 }
 /** Multipart uploads are written down before they begin, so that none is forgotten in a store. */
 export interface Uploads {
   intend(place: Place, owner: string): Promise<string>;
-  /** `false`: it has another upload id already, or was collected: abandon yours. */
-  begun(id: string, uploadId: string): Promise<boolean>;
+  /**
+   * `notKept`: what the store did not take then of what the object is to carry.
+   * `false`: it has another upload id already, or was collected: abandon yours.
+   */
+  begun(id: string, uploadId: string, notKept?: readonly string[]): Promise<boolean>;
   ended(id: string): Promise<void>;
   /** Which of these ids of a store are written down as those of open uploads. */
   named(uploadIds: readonly string[]): Promise<Set<string>>;
@@ -328,9 +334,12 @@ export interface Trees {
         readonly busyMs: number;
         /** Where the page turned out to be of other files than it was planned with. */
         readonly planned?: FileCount | undefined;
+        readonly notKept?: NotKeptFiles | undefined;
       },
   ): Promise<boolean>;
   totals(id: string): Promise<TreeCounts>;
+  /** Of all its pages. */
+  notKept(id: string): Promise<NotKeptFiles>;
   /**
    * Turns on targets for files about to be published; all in one transaction. `wait`: another transfer is
    * publishing there; `superseded`: a later-accepted one landed there already. A path that was claimed before is

@@ -5,7 +5,14 @@ import type { Digests, ExpectedDigests } from '../digests.ts';
 import type { FailureKind } from '../errors.ts';
 import type { StorePath } from '../path.ts';
 import type { AttemptTable, TransferTable } from './schema.ts';
-import type { Attempt, NewTransfer, Place, Transfer, TransferResult } from './transfer.ts';
+import {
+  type Attempt,
+  type NewTransfer,
+  type Place,
+  PRESERVED,
+  type Transfer,
+  type TransferResult,
+} from './transfer.ts';
 
 export type TransferRow = Selectable<TransferTable>;
 
@@ -16,12 +23,15 @@ const EXPECTED = z.object({
   md5: z.string().optional(),
   crc32: z.string().optional(),
 }) satisfies z.ZodType<ExpectedDigests>;
+const PRESERVE = z.array(z.enum(PRESERVED));
 const COUNT = z.object({ files: z.number(), bytes: z.number() });
 const RESULT = z.object({
   outcome: z.enum(['published', 'skipped', 'removed', 'ready']),
   size: z.number().optional(),
   etag: z.string().optional(),
   sha256: z.string().optional(),
+  notKept: z.array(z.string()).optional(),
+  notKeptFiles: z.record(z.string(), z.number()).optional(),
   files: z.object({ done: COUNT, skipped: COUNT, failed: COUNT, leftOut: COUNT }).optional(),
   verified: z.array(z.object({ check: z.string(), by: z.string() })),
 }) satisfies z.ZodType<TransferResult>;
@@ -38,6 +48,7 @@ export function transferOf(row: TransferRow): Transfer {
     tree: row.to_tree === 1,
     links: row.links,
     onUnsupported: row.on_unsupported,
+    preserve: row.preserve === '[]' ? [] : PRESERVE.parse(JSON.parse(row.preserve)),
     priority: row.priority,
     labels: row.labels === '{}' ? {} : LABELS.parse(JSON.parse(row.labels)),
     deadlineMs: row.deadline_ms ?? undefined,
@@ -81,6 +92,7 @@ export function acceptedRow(
     on_exists: transfer.onExists,
     links: transfer.links ?? 'follow',
     on_unsupported: transfer.onUnsupported ?? 'fail',
+    preserve: JSON.stringify(transfer.preserve ?? []),
     priority: transfer.priority,
     owner: transfer.owner,
     size: digests?.size ?? null,

@@ -30,6 +30,8 @@ export interface TransferTable {
   on_exists: OnExists;
   links: Links;
   on_unsupported: OnUnsupported;
+  /** JSON array of `Preserved`. */
+  preserve: string;
   priority: number;
   owner: string;
   /** Of staged bytes, or of those that were carried. */
@@ -115,6 +117,8 @@ export interface UploadTable {
   from_store: string | null;
   from_path: StorePath | null;
   from_etag: string | null;
+  /** JSON array: what the store did not take of what the object is to carry. */
+  not_kept: string | null;
 }
 
 /** One row. */
@@ -139,6 +143,8 @@ export interface TreePageTable {
   failed_bytes: number;
   left_out_files: number;
   left_out_bytes: number;
+  /** JSON object: of how many files something was not kept, by its name. */
+  not_kept: string | null;
   failure_kind: FailureKind | null;
   failure_message: string | null;
 }

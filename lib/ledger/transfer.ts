@@ -39,6 +39,10 @@ export type Links = (typeof LINKS)[number];
 export const ON_UNSUPPORTED = ['fail', 'skip'] as const;
 export type OnUnsupported = (typeof ON_UNSUPPORTED)[number];
 
+/** What a copy keeps only where it is asked to: permission bits, and when the content was changed last. */
+export const PRESERVED = ['mode', 'modified'] as const;
+export type Preserved = (typeof PRESERVED)[number];
+
 /** An object in a configured store, by the store's name. The artifact root is the store `artifacts`. */
 export interface Place {
   readonly store: string;
@@ -63,6 +67,8 @@ export interface NewTransfer {
   readonly links?: Links | undefined;
   /** For trees; default `fail`. */
   readonly onUnsupported?: OnUnsupported | undefined;
+  /** Of copies; default: nothing. */
+  readonly preserve?: readonly Preserved[] | undefined;
   /** 1 (first) to 1000; 100 where the caller has no wish. */
   readonly priority: number;
   readonly labels: Readonly<Record<string, string>>;
@@ -90,8 +96,15 @@ export interface TransferResult {
   readonly sha256?: string | undefined;
   /** Of a tree. */
   readonly files?: TreeCounts | undefined;
+  /** What the source has beside its bytes and the copy does not: names, each once, in order. */
+  readonly notKept?: readonly string[] | undefined;
+  /** Of a tree: of how many files. */
+  readonly notKeptFiles?: NotKeptFiles | undefined;
   readonly verified: readonly Verification[];
 }
+
+/** How many files lack something their sources have, by its name. */
+export type NotKeptFiles = Readonly<Record<string, number>>;
 
 export interface FileCount {
   readonly files: number;
@@ -127,6 +140,7 @@ export interface TreePage extends FileCount, TreeCounts {
 export interface Transfer extends NewTransfer {
   readonly links: Links;
   readonly onUnsupported: OnUnsupported;
+  readonly preserve: readonly Preserved[];
   /** Order of acceptance over all transfers; strictly increasing. */
   readonly seq: number;
   readonly state: TransferState;

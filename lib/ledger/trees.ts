@@ -1,5 +1,6 @@
 /** What a transfer of a tree has planned and done: a row a page of files. */
 import type { Selectable } from 'kysely';
+import { z } from 'zod';
 import type { Trees } from './contract.ts';
 import type { Core } from './core.ts';
 import type { Db } from './engine.ts';
@@ -8,7 +9,7 @@ import type { TransferRow } from './rows.ts';
 import { failureOfRow } from './rows.ts';
 import type { TreePageTable } from './schema.ts';
 import { isUnended, type Statements } from './statements.ts';
-import type { TreeCounts, TreePage } from './transfer.ts';
+import type { NotKeptFiles, TreeCounts, TreePage } from './transfer.ts';
 import type { Claims } from './tree-claims.ts';
 
 type Row = Selectable<TreePageTable>;
@@ -87,6 +88,7 @@ export function trees(core: Core, statements: Statements, claims: Claims): Trees
             ...counts.planned,
             ended_ms: now(),
             busy_ms: counts.busyMs,
+            not_kept: notKeptText(counts.notKept),
             failure_kind: counts.failure?.kind ?? null,
             failure_message: counts.failure?.message ?? null,
           })
@@ -98,6 +100,7 @@ export function trees(core: Core, statements: Statements, claims: Claims): Trees
       }),
 
     totals: (id) => reader.run((db) => totalsOf(db, id)),
+    notKept: (id) => reader.run((db) => notKeptOf(db, id)),
 
     claim: claims.claim,
     release: claims.release,
@@ -166,6 +169,26 @@ async function totalsOf(db: Db, id: string): Promise<TreeCounts> {
     .where('transfer_id', '=', id)
     .executeTakeFirstOrThrow();
   return countsOf(row);
+}
+
+const NOT_KEPT = z.record(z.string(), z.number());
+const notKeptText = (files: NotKeptFiles = {}): string | null =>
+  Object.keys(files).length === 0 ? null : JSON.stringify(files);
+
+/** Pages of a tree are much alike: what they say is read once for all that say the same. */
+async function notKeptOf(db: Db, id: string): Promise<NotKeptFiles> {
+  const said = await db
+    .selectFrom('tree_pages')
+    .select(({ fn }) => ['not_kept', fn.countAll<number>().as('pages')])
+    .where('transfer_id', '=', id)
+    .where('not_kept', 'is not', null)
+    .groupBy('not_kept')
+    .execute();
+  const sums: Record<string, number> = {};
+  for (const { not_kept, pages } of said)
+    for (const [name, files] of Object.entries(NOT_KEPT.parse(JSON.parse(not_kept!))))
+      sums[name] = (sums[name] ?? 0) + files * Number(pages);
+  return sums;
 }
 
 type CountColumns<N> = Record<`${'done' | 'skipped' | 'failed' | 'left_out'}_${'files' | 'bytes'}`, N>;

@@ -1,4 +1,5 @@
 import type { Selectable } from 'kysely';
+import { z } from 'zod';
 import type { OpenUpload, PartedUpload, Uploads } from './contract.ts';
 import type { Core } from './core.ts';
 import type { Db } from './engine.ts';
@@ -9,8 +10,12 @@ import type { UploadTable } from './schema.ts';
 const CHUNK = 500;
 
 type Row = Selectable<UploadTable>;
+const NAMES = z.array(z.string());
 /** What only parted ones have. */
-type Parts = Pick<Row, 'transfer_id' | 'size' | 'part_bytes' | 'from_store' | 'from_path' | 'from_etag'>;
+type Parts = Pick<
+  Row,
+  'transfer_id' | 'size' | 'part_bytes' | 'from_store' | 'from_path' | 'from_etag' | 'not_kept'
+>;
 
 const IN_ONE: Parts = {
   transfer_id: null,
@@ -19,6 +24,7 @@ const IN_ONE: Parts = {
   from_store: null,
   from_path: null,
   from_etag: null,
+  not_kept: null,
 };
 
 export function uploads({ reader, writer, now }: Core): Uploads {
@@ -39,11 +45,14 @@ export function uploads({ reader, writer, now }: Core): Uploads {
         return row.id;
       });
     },
-    begun: (id, uploadId) =>
+    begun: (id, uploadId, notKept = []) =>
       writer.run(async (db) => {
         const { numUpdatedRows } = await db
           .updateTable('uploads')
-          .set({ upload_id: uploadId })
+          .set({
+            upload_id: uploadId,
+            not_kept: notKept.length === 0 ? null : JSON.stringify(notKept),
+          })
           .where('id', '=', id)
           .where('upload_id', 'is', null)
           .executeTakeFirst();
@@ -84,6 +93,7 @@ export function uploads({ reader, writer, now }: Core): Uploads {
         from_store: from?.store ?? null,
         from_path: from?.path ?? null,
         from_etag: from?.etag ?? null,
+        not_kept: null,
       });
       return writer.run(async (db) => {
         const first = await ofOwner(db, owner).executeTakeFirst();
@@ -139,6 +149,7 @@ function partedOf(row: Row): PartedUpload {
     transfer: row.transfer_id!,
     size: row.size!,
     partBytes: row.part_bytes!,
+    notKept: row.not_kept === null ? [] : NAMES.parse(JSON.parse(row.not_kept)),
     from: store === null || path === null || etag === null ? undefined : { store, path, etag },
   };
 }

@@ -8,7 +8,17 @@ import { Failure, failureOf } from '../errors.ts';
 import type { StorePath } from '../path.ts';
 import type { BufferLease } from './buffer-lease.ts';
 import type { BufferPool } from './buffers.ts';
-import type { Body, Bytes, Driver, FileEntry, Multipart, Receipt, Upload, UploadJournal } from './driver.ts';
+import type {
+  Body,
+  Bytes,
+  Driver,
+  FileEntry,
+  Multipart,
+  Receipt,
+  Upload,
+  UploadJournal,
+  WriteCall,
+} from './driver.ts';
 import { count, demanded, draftOf, mismatched, publishAndVerify, writeCall } from './publish.ts';
 
 export interface PrepareOptions {
@@ -16,6 +26,8 @@ export interface PrepareOptions {
   /** Transfer id and epoch, or a request's id: see `WriteCall.token`. */
   readonly token: string;
   readonly mediaType?: string;
+  /** As `WriteCall.attributes`. */
+  readonly attributes?: WriteCall['attributes'];
   /** Declared length in bytes. */
   readonly size?: number;
   readonly expected?: ExpectedDigests;
@@ -326,10 +338,12 @@ class DraftWriter {
     return entry;
   }
 
-  #finish(upload: Upload, digests: Digests, signal: AbortSignal): Promise<FileEntry> {
+  async #finish(upload: Upload, digests: Digests, signal: AbortSignal): Promise<FileEntry> {
     const receipts = this.#receipts.toSorted((a, b) => a.number - b.number);
     const whole = { size: digests.size, crc32: wholeCrc(digests) };
-    return this.#multipart!.finish(upload, receipts, whole, writeCall(this.#opts, signal));
+    const entry = await this.#multipart!.finish(upload, receipts, whole, writeCall(this.#opts, signal));
+    const notKept = [...(upload.notKept ?? []), ...(entry.notKept ?? [])];
+    return notKept.length === 0 ? entry : { ...entry, notKept };
   }
 
   async #settled(): Promise<void> {

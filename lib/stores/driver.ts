@@ -5,6 +5,7 @@
  */
 import type { FailureKind } from '../errors.ts';
 import type { StorePath } from '../path.ts';
+import type { AttributeName, Attributes } from './attributes.ts';
 
 /**
  * Bytes on their way. Chunks are lent: a consumer is done with one before it asks for the next, or copies it. Once it
@@ -31,6 +32,14 @@ export interface FileEntry {
   readonly token?: string;
   /** CRC32 (IEEE) of the whole object as the store itself computed it, where it does. */
   readonly crc32?: number;
+  /** What it carries beside its bytes, tags aside: `head` and `read` answer it; `list` no more than it is told anyway. */
+  readonly attributes?: Attributes;
+  /** How many tags it has, where `head` and `read` are told of some. */
+  readonly tagCount?: number;
+  /** What else it was seen to have that no other object can be given: short names. */
+  readonly fixed?: readonly string[];
+  /** Answered by who publishes: what of `WriteCall.attributes` the store did not take. */
+  readonly notKept?: readonly AttributeName[];
 }
 export interface DirEntry {
   readonly kind: 'dir';
@@ -82,6 +91,8 @@ export interface Traits {
   readonly lateParts: 'refused' | 'may-land';
   /** The store itself checks the CRC32 sent with each write and part. */
   readonly checksWrites: boolean;
+  /** What of `WriteCall.attributes` it can hold; `notKept` names what one object was refused all the same. */
+  readonly keeps: readonly AttributeName[];
   /** Longest path (prefix included by the driver) and longest single name, in UTF-8 bytes. */
   readonly maxPathBytes: number;
   readonly maxNameBytes: number;
@@ -103,6 +114,8 @@ export interface WriteCall extends Call {
   /** Only over this version: else `precondition`. */
   readonly ifMatch?: string;
   readonly mediaType?: string;
+  /** What it shall carry: names that are in `Traits.keeps`, `mediaType` aside. Given to `begin`, `finish`, `write` and `copy` alike. */
+  readonly attributes?: Omit<Attributes, 'mediaType'>;
   /** Who writes: transfer id and epoch, or a request's id. Letters, digits, dashes; at most 64. Names hidden siblings. */
   readonly token: string;
 }
@@ -150,6 +163,8 @@ export interface Driver {
   head(path: StorePath, call: Call): Promise<FileEntry>;
   /** `range.start` beyond the end is the caller's fault: callers know the size from `head`. `undefined`: the whole. */
   read(path: StorePath, range: ByteRange | undefined, call: ReadCall): Promise<Reading>;
+  /** Those of the object, where the store has such. Asked only where `tagCount` says that there are some. */
+  tags?(path: StorePath, call: Call): Promise<Readonly<Record<string, string>>>;
   /** All or nothing, durable when it resolves; when it rejects nothing new is visible, save a lost reply. */
   write(path: StorePath, body: Body, call: WriteCall): Promise<FileEntry>;
   /**
@@ -205,6 +220,8 @@ export interface Upload {
   readonly path: StorePath;
   /** The store's own name for it. */
   readonly id: string;
+  /** Answered by `begin`: what of `WriteCall.attributes` the store did not take. */
+  readonly notKept?: readonly AttributeName[];
 }
 export interface PendingUpload extends Upload {
   /** Unix time in ms. */
@@ -276,17 +293,28 @@ export interface UploadJournal {
   ended(journalId: string): Promise<void>;
 }
 
+/** `carries`: the copy gets what the source has, and of `call.attributes` its storage class. Else it gets what `call` says, and nothing of the source's. */
+export interface WholeSource extends CopySource {
+  readonly size: number;
+  readonly carries?: boolean;
+}
+
 /** Bytes that go from one object of a server to another without passing through here. */
 export interface ServerCopy {
   /** Names the server and who we are there, without a secret: two drivers with the same realm can copy from each other. */
   readonly realm: string;
   /** Largest object that one `copy` takes; bytes. */
   readonly maxBytes: number;
+  /**
+   * A `copy` may be told to carry what the source has without anybody having looked at it, and then nothing is lost; not
+   * so a conditional one. What it makes need not remember `WriteCall.token` then.
+   */
+  carries(call: Call): Promise<boolean>;
   /** What another driver of the realm calls this object (opaque). */
   source(path: StorePath): string;
   /** The whole object, published; another version than `from.etag`: `precondition`. */
   copy(
-    from: CopySource & { readonly size: number },
+    from: WholeSource,
     path: StorePath,
     /** `journal`: of the upload that it may take. */
     call: WriteCall & { readonly journal?: UploadJournal },

@@ -1,6 +1,7 @@
 /** The end of a draft, however its bytes came: publish, settle a lost reply, compare with what the store says it has. */
 import { type Digests, type DigestsTaken, digestsOf, type ExpectedDigests, wholeCrc } from '../digests.ts';
 import { Failure } from '../errors.ts';
+import { lacking, without } from './attributes.ts';
 import type { Draft, DraftTarget, MismatchKind, PrepareOptions, Published } from './draft.ts';
 import type { Body, FileEntry, WriteCall } from './driver.ts';
 
@@ -39,7 +40,7 @@ export const mismatched = (
   new Failure(opts.mismatch?.(what) ?? 'invalid', `nothing was stored: ${why}`, { op: 'put', path });
 
 export function writeCall(
-  { mode = 'replace', ifMatch, mediaType, token }: PrepareOptions,
+  { mode = 'replace', ifMatch, mediaType, attributes, token }: PrepareOptions,
   signal: AbortSignal,
 ): WriteCall {
   return {
@@ -48,6 +49,7 @@ export function writeCall(
     token,
     ...(ifMatch === undefined ? {} : { ifMatch }),
     ...(mediaType === undefined ? {} : { mediaType }),
+    ...(attributes === undefined ? {} : { attributes }),
   };
 }
 
@@ -65,7 +67,11 @@ export async function publishAndVerify(
       return await publish();
     } catch (error) {
       const found = await ours(target, opts, digests, signal);
-      if (found) return found;
+      if (found)
+        return {
+          ...found,
+          notKept: lacking(without(opts.attributes ?? {}, ['tags']), found.attributes ?? {}),
+        };
       throw error;
     }
   });

@@ -104,6 +104,13 @@ export class Store {
     return this.#attempt('head', path, signal, () => this.#driver.head(path, { signal }));
   }
 
+  /** Of an object that has some; none where the store has no such things. */
+  async tags(path: StorePath, signal: AbortSignal): Promise<Readonly<Record<string, string>>> {
+    const { tags } = this.#driver;
+    if (!tags) return {};
+    return this.#attempt('read the tags of', path, signal, () => tags.call(this.#driver, path, { signal }));
+  }
+
   /**
    * A range is cut to the object's size. Read `bytes` to the end, or call its iterator's `return()`.
    * @throws Failure `not-found`, `precondition` (another version than `ifMatch`)

@@ -1,5 +1,5 @@
 /** A store's optional powers, their errors told as the store tells all others. */
-import type { StorePath } from '../path.ts';
+import { ROOT, type StorePath } from '../path.ts';
 import type { Multipart, ServerCopy } from './driver.ts';
 
 export interface Telling {
@@ -31,6 +31,7 @@ export function toldServerCopy(serverCopy: ServerCopy, { attempt }: Telling): Se
   return {
     realm: serverCopy.realm,
     maxBytes: serverCopy.maxBytes,
+    carries: (call) => attempt('look at copies on', ROOT, call.signal, () => serverCopy.carries(call)),
     source: (path) => serverCopy.source(path),
     copy: (from, path, call) =>
       attempt('copy to', path, call.signal, () => serverCopy.copy(from, path, call)),

@@ -14,9 +14,11 @@ import {
   type TransferResult,
   tookTurnAtOnce,
 } from '../ledger/transfer.ts';
+import { merged } from '../stores/attributes.ts';
 import type { FileEntry } from '../stores/driver.ts';
 import type { Published } from '../stores/store.ts';
 import type { Attempt, AttemptEnd } from './attempt.ts';
+import { type CarriedAttributes, carriedByName, carriedOf, notKeptAt } from './carried.ts';
 import { nameOf, storeAt, type TransferDeps } from './deps.ts';
 import { fetchToStaging } from './fetch.ts';
 import {
@@ -66,31 +68,48 @@ export async function settlePublished(
   if (row.kind === 'delete')
     return there ? undefined : succeed(deps, row, { outcome: 'removed', verified: [] });
   if (!there) return undefined;
-  const { known } = await findSource(deps, row, signal);
+  const source = await findSource(deps, row, signal);
+  const { known } = source;
   const ours = await isOurs(deps, row, to, there, known, { signal, onBytes: onMove });
   if (!ours) return undefined;
-  return succeed(deps, row, resultOf(there, { known }));
+  return succeed(deps, row, resultOf(there, source, await carriedFor(deps, row, source, to, signal)));
 }
+
+const carriedFor = async (
+  deps: TransferDeps,
+  row: Transfer,
+  { entry }: Source,
+  to: Place,
+  signal: AbortSignal,
+): Promise<CarriedAttributes> =>
+  row.from && entry ? carriedOf(deps, row, row.from, entry, to, signal) : carriedByName(to);
 
 /** Of what an earlier worker, or another one, has published. */
 const resultOf = (
-  { size, etag }: FileEntry,
+  there: FileEntry,
   { known: { sha256 } }: Pick<Source, 'known'>,
+  carried: CarriedAttributes,
 ): TransferResult => ({
   outcome: 'published',
-  size,
-  etag,
+  size: there.size,
+  etag: there.etag,
   ...(sha256 !== undefined && { sha256 }),
+  ...namedIn(notKeptAt(carried, there)),
   verified: [],
 });
+
+const namedIn = (notKept: readonly string[]): Pick<TransferResult, 'notKept'> =>
+  notKept.length === 0 ? {} : { notKept };
 
 async function carry(deps: TransferDeps, row: Transfer, attempt: Attempt): Promise<AttemptEnd> {
   const to = targetOf(row);
   const source = await findSource(deps, row, attempt.signal);
   const look = lookOf(attempt);
   const plan = await planFor(deps, row, to, source, look);
+  const carried = await carriedFor(deps, row, source, to, attempt.signal);
   if (plan.do === 'nothing')
     return succeed(deps, row, {
+      ...(plan.outcome === 'published' && namedIn(notKeptAt(carried, plan.entry))),
       outcome: plan.outcome,
       size: plan.entry.size,
       etag: plan.entry.etag,
@@ -101,9 +120,9 @@ async function carry(deps: TransferDeps, row: Transfer, attempt: Attempt): Promi
     });
 
   const published = () => publishedOf(deps, row, to, source, look);
-  const sent = await send({ deps, row, to, source, mode: plan.mode, attempt, published });
+  const sent = await send({ deps, row, to, source, carried, mode: plan.mode, attempt, published });
   if (sent === 'handed-out') return sent;
-  if ('published' in sent) return succeed(deps, row, resultOf(sent.published, source));
+  if ('published' in sent) return succeed(deps, row, resultOf(sent.published, source, carried));
   try {
     attempt.onRest();
     const turn = tookTurnAtOnce(row) ? 'ok' : await takeTurn(deps, row, to, attempt.signal);
@@ -112,7 +131,7 @@ async function carry(deps: TransferDeps, row: Transfer, attempt: Attempt): Promi
       if (turn === 'superseded') freeStaged(deps, row);
       return turn;
     }
-    return await publish(deps, row, to, sent, attempt);
+    return await publish(deps, row, to, sent, carried, attempt);
   } catch (error) {
     await sent.discard();
     throw error;
@@ -142,6 +161,7 @@ async function publish(
   row: Transfer,
   to: Place,
   sent: Sent,
+  carried: CarriedAttributes,
   attempt: Attempt,
 ): Promise<AttemptEnd> {
   const { known } = sent;
@@ -159,6 +179,7 @@ async function publish(
     published = { entry: there, verified: [] };
     if (!ours)
       return succeed(deps, row, { outcome: 'skipped', size: there.size, etag: there.etag, verified: [] });
+    carried = { ...carried, notKept: notKeptAt(carried, there) };
   }
   const { entry, verified } = published;
   const { size, sha256, crc32 } = known;
@@ -168,6 +189,7 @@ async function publish(
     size,
     etag,
     ...(sha256 !== undefined && { sha256 }),
+    ...namedIn(merged(carried.notKept, sent.notKept, entry.notKept)),
     // a draft takes all that it was to compare for the client's wish; here some of it was staging's word
     verified: [...sent.checks, ...verified.filter((check) => check.by !== 'client')],
   };

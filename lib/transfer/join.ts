@@ -1,8 +1,10 @@
 /** All parts of an upload, published as one. */
 import { Failure, failureOf } from '../errors.ts';
 import type { Place, Verification } from '../ledger/transfer.ts';
+import { type AttributeName, without } from '../stores/attributes.ts';
 import type { FileEntry, WriteCall } from '../stores/driver.ts';
 import type { Published } from '../stores/store.ts';
+import { notKeptAt } from './carried.ts';
 import { nameOf, type TransferDeps } from './deps.ts';
 import { crcOfParts, isLost, multipartAt, type Parts, partedStore, serverOf } from './parts.ts';
 import { headOrNothing } from './plan.ts';
@@ -14,6 +16,7 @@ export interface JoinOptions {
   /** Of this attempt; what was published by another one of the same transfer carries a like one. */
   readonly token: string;
   readonly mediaType?: string | undefined;
+  readonly attributes?: WriteCall['attributes'] | undefined;
   /** What another worker has published of it; asked where the store knows the upload no more. */
   readonly published: () => Promise<FileEntry | undefined>;
   readonly signal: AbortSignal;
@@ -28,8 +31,14 @@ export interface JoinOptions {
 export async function joinParts(deps: TransferDeps, parts: Parts, opts: JoinOptions): Promise<Published> {
   const { upload, receipts } = parts;
   const { place, uploadId, size } = upload;
-  const { crc32, mode, token, mediaType, published, signal } = opts;
-  const call: WriteCall = { signal, mode, token, ...(mediaType !== undefined && { mediaType }) };
+  const { crc32, mode, token, mediaType, attributes, published, signal } = opts;
+  const call: WriteCall = {
+    signal,
+    mode,
+    token,
+    ...(mediaType !== undefined && { mediaType }),
+    ...(attributes !== undefined && { attributes: without(attributes, upload.notKept) }),
+  };
   // a server that was not asked for checksums, or knows none, tells none of its parts
   const isChecked = crcOfParts(parts) !== undefined;
   const passedHere = isChecked && (upload.from === undefined || !serverOf(deps, upload.from, place));
@@ -43,7 +52,7 @@ export async function joinParts(deps: TransferDeps, parts: Parts, opts: JoinOpti
   ).catch(async (error: unknown): Promise<Published> => {
     if (!isLost(error, upload)) throw error;
     const entry = await published();
-    if (entry) return { entry, verified: [{ check: 'size', by: 'store' }] };
+    if (entry) return { entry: foundThere(opts, entry), verified: [{ check: 'size', by: 'store' }] };
     throw new Failure(
       'unavailable',
       `the store has lost the parts for ${nameOf(place)}: ${failureOf(error).message}`,
@@ -79,7 +88,7 @@ export async function settled(
   } catch (error) {
     const found = what.signal.aborted ? undefined : await ours(deps, what).catch(() => undefined);
     if (!found) throw error;
-    entry = found;
+    entry = foundThere(what, found);
   }
   const { to, size, crc32, passedHere } = what;
   if (entry.size !== size || (entry.crc32 !== undefined && crc32 !== undefined && entry.crc32 !== crc32))
@@ -94,6 +103,12 @@ export async function settled(
     verified.push({ check: 'crc32', by: 'store' });
   return { entry, verified };
 }
+
+/** Who published it could not say what of its attributes it has. */
+const foundThere = ({ attributes = {} }: Pick<JoinOptions, 'attributes'>, there: FileEntry): FileEntry => {
+  const notKept = notKeptAt({ attributes, notKept: [] }, there) as readonly AttributeName[];
+  return notKept.length === 0 ? there : { ...there, notKept };
+};
 
 async function ours(
   deps: TransferDeps,

@@ -7,7 +7,7 @@ import { BLOCK_BYTES, combineCrc, crcOfHex, type Digests, hexOfCrc } from '../di
 import { Failure } from '../errors.ts';
 import type { PartedUpload } from '../ledger/contract.ts';
 import type { Place } from '../ledger/transfer.ts';
-import type { ByteRange, FileEntry, Multipart, Receipt, ServerCopy } from '../stores/driver.ts';
+import type { ByteRange, FileEntry, Multipart, Receipt, ServerCopy, WriteCall } from '../stores/driver.ts';
 import type { Store } from '../stores/store.ts';
 import { findStore, nameOf, storeAt, type TransferDeps } from './deps.ts';
 
@@ -30,6 +30,8 @@ export interface Whole {
   /** As `WriteCall.token`. */
   readonly token: string;
   readonly mediaType?: string | undefined;
+  /** As `WriteCall.attributes`. */
+  readonly attributes?: WriteCall['attributes'] | undefined;
 }
 
 export type BegunUpload = PartedUpload & { readonly uploadId: string };
@@ -208,7 +210,7 @@ export const isOf = (row: PartedUpload, { to, size, from }: Pick<Whole, 'to' | '
 async function begun(
   deps: TransferDeps,
   row: PartedUpload,
-  { to, from, token, mediaType }: Whole,
+  { to, from, token, mediaType, attributes }: Whole,
   signal: AbortSignal,
 ): Promise<BegunUpload> {
   if (isBegun(row)) return row;
@@ -217,15 +219,16 @@ async function begun(
   const beginner = (from && serverOf(deps, from, to)?.target) ?? multipart;
   // written down on its own: where this is cut off before the row has its id, nothing else would tell gc of it
   const intent = await uploads.intend(to, token);
-  const { id } = await beginner.begin(to.path, {
+  const { id, notKept = [] } = await beginner.begin(to.path, {
     signal,
     mode: 'replace',
     token,
     ...(mediaType !== undefined && { mediaType }),
+    ...(attributes !== undefined && { attributes }),
   });
-  if (await uploads.begun(row.id, id)) {
+  if (await uploads.begun(row.id, id, notKept)) {
     await uploads.ended(intent);
-    return { ...row, uploadId: id };
+    return { ...row, uploadId: id, notKept };
   }
   await multipart.abandon({ path: to.path, id }, { signal });
   await uploads.ended(intent);

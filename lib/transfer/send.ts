@@ -5,14 +5,13 @@
 import { hexOfCrc } from '../digests.ts';
 import { Failure } from '../errors.ts';
 import type { Place, Transfer, Verification } from '../ledger/transfer.ts';
-import { baseName } from '../path.ts';
 import type { Bytes, FileEntry } from '../stores/driver.ts';
 import type { PrepareOptions, Published } from '../stores/store.ts';
 import type { Attempt } from './attempt.ts';
+import type { CarriedAttributes } from './carried.ts';
 import { nameOf, storeAt, type TransferDeps } from './deps.ts';
 import { joinParts } from './join.ts';
 import { uploadJournal } from './journal.ts';
-import { contentTypeOf } from './media-type.ts';
 import { type GatheredParts, gatherParts, type PublishedMeanwhile, type Whole } from './parts.ts';
 import type { Source } from './plan.ts';
 import { type Known, knownOf, takesOnePass } from './same.ts';
@@ -24,6 +23,8 @@ export interface Sent {
   readonly known: Known;
   /** What the bytes were compared with. */
   readonly checks: readonly Verification[];
+  /** What the store did not take before it is published; the entry then says the rest. */
+  readonly notKept?: readonly string[];
   publish(signal: AbortSignal): Promise<Published>;
   /** Leaves nothing behind that no other attempt could go on with. Never throws. */
   discard(): Promise<void>;
@@ -34,6 +35,7 @@ export interface Sending {
   readonly row: Transfer;
   readonly to: Place;
   readonly source: Source;
+  readonly carried: CarriedAttributes;
   readonly mode: 'replace' | 'create';
   readonly attempt: Attempt;
   /** As `GatherOptions.published`. */
@@ -77,21 +79,27 @@ const SHORT_BYTES = 64 * 1024;
 export const tokenOf = ({ id, epoch }: Transfer): string => `${id}-${epoch}`;
 
 /** As whom, how and as what it is written. */
-export const callFor = (row: Transfer, to: Place, mode: 'replace' | 'create') => ({
+export const callFor = (
+  row: Transfer,
+  { mediaType, attributes }: CarriedAttributes,
+  mode: 'replace' | 'create',
+) => ({
   token: tokenOf(row),
   mode,
-  mediaType: contentTypeOf(baseName(to.path)),
+  ...(mediaType !== undefined && { mediaType }),
+  ...(attributes !== undefined && { attributes }),
 });
 
 async function sendInParts(sending: Sending): Promise<Sent | PublishedMeanwhile | 'handed-out' | undefined> {
-  const { deps, row, to, source, mode, attempt, published } = sending;
-  const call = callFor(row, to, mode);
-  const ready = await partsOf({ ...sending, mediaType: call.mediaType }, attempt);
+  const { deps, row, source, carried, mode, attempt, published } = sending;
+  const call = callFor(row, carried, mode);
+  const ready = await partsOf(sending, attempt);
   if (ready === undefined || ready === 'handed-out' || 'published' in ready) return ready;
   const { parts, crc32, checks } = ready;
   return {
     known: { ...source.known, ...(crc32 !== undefined && { crc32: hexOfCrc(crc32) }) },
     checks,
+    notKept: parts.upload.notKept,
     publish: (signal) => joinParts(deps, parts, { ...call, crc32, published, signal }),
     // the next attempt goes on with them; whoever ends the transfer abandons them
     discard: async () => {},
@@ -120,15 +128,16 @@ export async function partsOf(
     to,
     source,
     published,
-    mediaType,
-  }: Pick<Sending, 'deps' | 'row' | 'to' | 'source' | 'published'> & { readonly mediaType?: string },
+    carried,
+  }: Pick<Sending, 'deps' | 'row' | 'to' | 'source' | 'published'> & Partial<Pick<Sending, 'carried'>>,
   { signal, onProgress, parts: jobs }: Attempt,
 ): Promise<ReadyParts | PublishedMeanwhile | 'handed-out' | undefined> {
   const whole: Whole = {
     ...wholeOf(row, to, source),
     owner: row.id,
     token: tokenOf(row),
-    mediaType,
+    mediaType: carried?.mediaType,
+    attributes: carried?.attributes,
   };
   const digests = row.from ? undefined : row.digests;
   const known = source.known.crc32;
@@ -141,14 +150,14 @@ export async function partsOf(
 
 /** `undefined`: not that way. */
 function onServer(sending: Sending): Sent | undefined {
-  const { deps, row, to, source, mode } = sending;
+  const { deps, row, to, source, carried, mode } = sending;
   const { size, crc32 } = source.known;
   const server = copierOf(deps, row.from, to, size);
   if (!server || !row.from || !source.entry) return undefined;
   const from = { ...row.from, etag: source.entry.etag, size, crc32 };
   const publish = async (signal: AbortSignal): Promise<Published> => {
     try {
-      return await copyOnServer(deps, server, from, to, { ...callFor(row, to, mode), signal });
+      return await copyOnServer(deps, server, from, to, { ...callFor(row, carried, mode), signal });
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
       // the next attempt takes the new version
@@ -168,9 +177,9 @@ function onServer(sending: Sending): Sent | undefined {
   return { known: source.known, checks: clientChecks(row), publish, discard: async () => {} };
 }
 
-async function inOnePass({ deps, row, to, source, mode, attempt }: Sending): Promise<Sent> {
+async function inOnePass({ deps, row, to, source, carried, mode, attempt }: Sending): Promise<Sent> {
   const { signal, onProgress } = attempt;
-  const call = callFor(row, to, mode);
+  const call = callFor(row, carried, mode);
   const { size } = source.known;
   const opts: PrepareOptions = {
     ...call,

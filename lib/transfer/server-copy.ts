@@ -25,6 +25,8 @@ export interface CopySource extends Place {
   readonly size: number;
   /** Lower-case hex. */
   readonly crc32: string | undefined;
+  /** As `WholeSource.carries`. */
+  readonly carries?: boolean;
 }
 
 /** @throws Failure `precondition` where the source was replaced meanwhile, `unsupported` where the server cannot copy it after all */
@@ -35,10 +37,10 @@ export function copyOnServer(
   to: Place,
   call: WriteCall,
 ): Promise<Published> {
-  const { path, etag, size } = from;
+  const { path, etag, size, carries = false } = from;
   const what = { ...call, to, size, crc32: crcOfHex(from.crc32), passedHere: false };
   const journal = uploadJournal(deps.ledger.uploads, to.store, call.token);
   return settled(deps, what, () =>
-    target.copy({ source: source.source(path), etag, size }, to.path, { ...call, journal }),
+    target.copy({ source: source.source(path), etag, size, carries }, to.path, { ...call, journal }),
   );
 }

@@ -1,6 +1,6 @@
 /** What is said of a tree, or an archive of one, that lacks something. */
 import { Failure } from '../errors.ts';
-import type { Transfer, TreeCounts } from '../ledger/transfer.ts';
+import type { NotKeptFiles, Transfer, TreeCounts } from '../ledger/transfer.ts';
 import { printable } from '../path-bytes.ts';
 import type { TransferDeps } from './deps.ts';
 import { withoutSlash } from './tree-entries.ts';
@@ -29,6 +29,14 @@ export function failedFiles(counts: TreeCounts, first: FileFailure): Failure {
     first.kind,
     `${count(counts.failed.files)} of ${count(allOf(counts))} files failed, the first: ${first.message}${also}`,
   );
+}
+
+/** Of how many files something was not kept; names in order, so that pages that are alike say the same. */
+export function notKeptIn(files: readonly (EndedFile | undefined)[]): NotKeptFiles {
+  const sums: Record<string, number> = {};
+  for (const file of files)
+    if (file && 'notKept' in file) for (const name of file.notKept ?? []) sums[name] = (sums[name] ?? 0) + 1;
+  return Object.fromEntries(Object.entries(sums).toSorted(([a], [b]) => (a < b ? -1 : 1)));
 }
 
 /** One line with the first of those that were left out. */

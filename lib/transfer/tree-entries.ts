@@ -32,7 +32,10 @@ export async function* entriesOf(
 /** An entry as a tree at `root` plans it. */
 export function plannedOf(deps: TransferDeps, root: Place, entry: Entry, wishes: Wishes): PlannedFile {
   const below = belowOf(root.path, entry.path);
-  if (entry.kind === 'file') return { below, size: entry.size, etag: entry.etag };
+  if (entry.kind === 'file') {
+    const { size, etag, attributes: { storageClass } = {} } = entry;
+    return { below, size, etag, ...(storageClass !== undefined && { storageClass }) };
+  }
   if (entry.kind === 'dir') return { below, size: 0, etag: '', dir: true };
   const planned = { below, size: entry.size, etag: '' };
   const end = endOf(deps, root, entry, wishes);

@@ -26,6 +26,7 @@ export interface ListedFile extends WrittenPath {
   readonly state: FileState | 'pending';
   readonly outcome?: FileOutcome;
   readonly failure?: FileFailure;
+  readonly notKept?: readonly string[];
 }
 
 /** Pages whose files one question may read. */

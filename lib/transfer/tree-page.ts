@@ -8,9 +8,10 @@ import { noCounts, type Place, type Transfer, type TreeCounts, type TreePage } f
 import { ROOT, type StorePath } from '../path.ts';
 import { nameOf, storeAt } from './deps.ts';
 import type { PartJobs } from './parts.ts';
+import { notKeptIn } from './tree-endings.ts';
 import { placeBelow } from './tree-entries.ts';
 import { BatchFacts } from './tree-facts.ts';
-import { type Carried, carryFile, type FileRun } from './tree-file.ts';
+import { type Carried, carryFile, type FileRun, targetOf } from './tree-file.ts';
 import {
   COUNTED,
   type EndedFile,
@@ -93,8 +94,8 @@ export async function carryPage(
   try {
     const end = await run.carry();
     if (end.as !== 'ended') return end;
-    const { firstFailure: failure, planned: plannedNow } = run;
-    const counted = { ...end.counts, failure, busyMs: Date.now() - beganMs, planned: plannedNow };
+    const { firstFailure: failure, planned: plannedNow, notKept } = run;
+    const counted = { ...end.counts, failure, busyMs: Date.now() - beganMs, planned: plannedNow, notKept };
     return (await deps.ledger.trees.endPage(row.id, row.epoch, page, counted)) ? end : { as: 'stale' };
   } catch (error) {
     if (error instanceof Stale) return { as: 'stale' };
@@ -183,6 +184,10 @@ class PageRun {
   get firstFailure() {
     const first = (state: FileEnd['state']) => this.#ends.find((end) => end?.state === state)?.failure;
     return first('failed') ?? first('left-out');
+  }
+
+  get notKept() {
+    return notKeptIn(this.#ends);
   }
 
   /** What it is of, by now. */
@@ -396,9 +401,9 @@ class PageRun {
     }
   }
 
-  #carried(at: number, { state, outcome, size }: Carried): void {
+  #carried(at: number, { size, ...end }: Carried): void {
     this.#troubleInRow = 0;
-    this.#end(at, { state, outcome }, size);
+    this.#end(at, end, size);
   }
 
   #end(at: number, end: FileEnd, size = this.#files[at]!.size): void {
@@ -436,12 +441,3 @@ const ended = ({ below, size, dir }: PlannedFile, end: FileEnd): EndedFile => ({
   ...(dir && { dir }),
   ...end,
 });
-
-/** What the target can't hold fails that file, by name; a delete takes names as they were listed. */
-function targetOf(deps: TreeDeps, row: Transfer, { below, dir }: PlannedFile): Place | Failure {
-  const to = placeBelow(placeOf(row, row.to), below);
-  if (row.kind === 'delete' || (dir && to.path === ROOT)) return to;
-  const why = storeAt(deps, to).refuses(to.path);
-  if (why === undefined) return to;
-  return new Failure('invalid', `could not put ${nameOf(to)}: ${why}`, { store: to.store, path: to.path });
-}

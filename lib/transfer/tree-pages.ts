@@ -13,6 +13,8 @@ export interface PlannedFile {
   /** Bytes. */
   readonly size: number;
   readonly etag: string;
+  /** Where the listing told of another one than the usual. */
+  readonly storageClass?: string;
   /** A directory that is there on its own; its `size` is 0. */
   readonly dir?: true;
   /** It was seen when the tree was listed that it cannot be carried, and this is its end. */
@@ -29,7 +31,13 @@ export type FileOutcome = (typeof FILE_OUTCOMES)[number];
 
 export type FileEnd =
   /** `failure`: why a link was skipped. */
-  | { readonly state: 'done' | 'skipped'; readonly outcome: FileOutcome; readonly failure?: FileFailure }
+  | {
+      readonly state: 'done' | 'skipped';
+      readonly outcome: FileOutcome;
+      readonly failure?: FileFailure;
+      /** Names of what the source has beside its bytes and the copy does not. */
+      readonly notKept?: readonly string[];
+    }
   | { readonly state: 'failed' | 'left-out'; readonly failure: FileFailure };
 export interface FileFailure {
   readonly kind: FailureKind;

@@ -87,7 +87,10 @@ async function endTree(
     return ended ? 'failed' : 'stale';
   }
   const outcome = row.kind === 'delete' ? 'removed' : 'published';
-  const result: TransferResult = { outcome, size: files.done.bytes, files, verified: [] };
+  const notKeptFiles = await trees.notKept(row.id);
+  const notKept = Object.keys(notKeptFiles).toSorted();
+  const lacks = notKept.length > 0 && { notKept, notKeptFiles };
+  const result: TransferResult = { outcome, size: files.done.bytes, files, ...lacks, verified: [] };
   return (await transfers.end(row.id, row.epoch, { state: 'succeeded', result })) ? 'succeeded' : 'stale';
 }
 

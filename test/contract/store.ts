@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, test } from 'vitest';
 import { joinPath, parsePath, type StorePath } from '../../lib/path.ts';
 import type { Driver } from '../../lib/stores/driver.ts';
 import type { Store } from '../../lib/stores/store.ts';
+import { attributeCases } from './attributes.ts';
 import { bodyCases } from './bodies.ts';
 import { copyCases } from './copies.ts';
 import type { KnownException } from './known.ts';
@@ -88,6 +89,7 @@ export function storeContract({ name, open, known = [] }: ContractOptions): void
     raceCases(declare);
     traitCases(declare);
     copyCases(declare);
+    attributeCases(declare);
     streamCases(declare);
 
     for (const { test: title } of known)

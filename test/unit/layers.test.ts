@@ -29,7 +29,13 @@ const MAY_IMPORT: readonly (readonly [importer: string, allowed: readonly string
   ['lib/transfer/', ['lib/stores/', 'lib/ledger/']],
   [
     'lib/stores/drivers/',
-    ['lib/stores/driver.ts', 'lib/stores/gate.ts', 'lib/stores/bytes.ts', 'lib/stores/hidden.ts'],
+    [
+      'lib/stores/attributes.ts',
+      'lib/stores/driver.ts',
+      'lib/stores/gate.ts',
+      'lib/stores/bytes.ts',
+      'lib/stores/hidden.ts',
+    ],
   ],
   ['lib/stores/layers/', ['lib/stores/driver.ts', 'lib/stores/gate.ts', 'lib/stores/health.ts']],
   ['lib/stores/', []],

@@ -209,6 +209,7 @@ function planned(
     tree: asked.tree === true,
     links: 'links' in asked ? asked.links : undefined,
     onUnsupported: asked.onUnsupported,
+    preserve: 'preserve' in asked ? [...new Set(asked.preserve)] : undefined,
     priority: asked.priority,
     labels: asked.labels,
     deadlineMs: deadlineMsOf(asked.deadline, repeated),

@@ -7,6 +7,7 @@ import { up as parts } from './0002-parts.ts';
 import { up as trees } from './0003-trees.ts';
 import { up as installation } from './0004-installation.ts';
 import { up as leftOut } from './0005-left-out.ts';
+import { up as preserve } from './0006-preserve.ts';
 
 /** In order; a name never changes and none goes away once it was released. */
 const MIGRATIONS = {
@@ -15,6 +16,7 @@ const MIGRATIONS = {
   '0003-trees': trees,
   '0004-installation': installation,
   '0005-left-out': leftOut,
+  '0006-preserve': preserve,
 };
 
 /**

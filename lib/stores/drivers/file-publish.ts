@@ -3,6 +3,7 @@ import { constants } from 'node:fs';
 import { type FileHandle, link, open, rename, stat, unlink } from 'node:fs/promises';
 import { Failure } from '../../errors.ts';
 import { parentOf, type StorePath } from '../../path.ts';
+import type { AttributeName, Attributes } from '../attributes.ts';
 import type { FileEntry, WriteCall } from '../driver.ts';
 import type { HiddenNames } from '../hidden.ts';
 import { codeOf, type Folder, type Folders } from './file-folder.ts';
@@ -10,6 +11,8 @@ import { codeOf, type Folder, type Folders } from './file-folder.ts';
 const CREATE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const MODE = 0o666;
 const PUBLISHERS = 1000;
+/** Two times closer than this are one. */
+const CLOSE_MS = 1000;
 
 /** Only this makes a sibling: what opens one later finds it, or finds that it is gone. */
 export const createSibling = (folder: Folder, name: string): Promise<FileHandle> =>
@@ -116,6 +119,7 @@ export async function publishSibling(
   call: WriteCall,
   publishers: Publishers,
 ): Promise<FileEntry> {
+  const notKept = await given(handle, call.attributes);
   await handle.sync();
   const facts = await handle.stat({ bigint: true });
   await handle.close();
@@ -130,7 +134,26 @@ export async function publishSibling(
   }
   await folder.sync();
   publishers.note(entry, call.token); // not before: what is not durable must not be taken for published
-  return publishers.named(entry);
+  const named = publishers.named(entry);
+  return notKept.length === 0 ? named : { ...named, notKept };
+}
+
+/** Some file systems keep no bits, or no time so far back: what came of it is looked at. */
+async function given(
+  handle: FileHandle,
+  { mode, modified }: Pick<Attributes, 'mode' | 'modified'> = {},
+): Promise<readonly AttributeName[]> {
+  if (mode === undefined && modified === undefined) return [];
+  const notKept: AttributeName[] = [];
+  if (mode !== undefined) {
+    await handle.chmod(mode).catch(() => undefined); // looked at below
+    if (((await handle.stat()).mode & 0o7777) !== mode) notKept.push('mode');
+  }
+  if (modified !== undefined) {
+    await handle.utimes(new Date(), modified / 1000).catch(() => undefined);
+    if (Math.abs((await handle.stat()).mtimeMs - modified) >= CLOSE_MS) notKept.push('modified');
+  }
+  return notKept;
 }
 
 async function assertVersion(

@@ -71,6 +71,7 @@ export class FileDriver implements Driver {
       fileAndDir: false,
       lateParts: 'may-land',
       checksWrites: false,
+      keeps: ['mode', 'modified'],
       maxPathBytes: LONGEST_PATH_BYTES - Buffer.byteLength(root) - 1,
       maxNameBytes: 255,
       connections: 64,
@@ -213,7 +214,8 @@ export class FileDriver implements Driver {
           facts.isDirectory() ? `${path} is a directory` : `${path} is not a regular file`,
           { path },
         );
-      return { handle, entry: entryOf(path, facts) };
+      const attributes = { mode: Number(facts.mode) & 0o7777 };
+      return { handle, entry: { ...entryOf(path, facts), attributes } };
     } catch (error) {
       await handle.close();
       throw error;

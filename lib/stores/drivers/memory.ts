@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { crc32 } from 'node:zlib';
 import { Failure, type FailureKind } from '../../errors.ts';
 import { isWithin, type StorePath } from '../../path.ts';
+import { ATTRIBUTE_NAMES } from '../attributes.ts';
 import type {
   Body,
   Call,
@@ -34,10 +35,13 @@ const MIB = 1024 * 1024;
 interface Stored {
   readonly entry: FileEntry;
   readonly bytes: Buffer;
+  readonly tags: Readonly<Record<string, string>>;
 }
 interface PendingParts {
   readonly path: StorePath;
   readonly begunMs: number;
+  /** What the whole shall carry was said when it was begun. */
+  readonly carried: Pick<WriteCall, 'attributes' | 'mediaType'>;
   readonly parts: Map<number, { readonly receipt: Receipt; readonly bytes: Buffer }>;
 }
 
@@ -65,6 +69,7 @@ export class MemoryDriver implements Driver {
     fileAndDir: true,
     lateParts: 'refused',
     checksWrites: true,
+    keeps: ATTRIBUTE_NAMES,
     maxPathBytes: 4096,
     maxNameBytes: 255,
     connections: 64,
@@ -102,6 +107,11 @@ export class MemoryDriver implements Driver {
     const start = Math.min(range?.start ?? 0, entry.size);
     const end = Math.min(range?.end ?? entry.size, entry.size);
     return { entry, range: { start, end }, bytes: chunksOf(bytes.subarray(start, end), call.signal) };
+  }
+
+  async tags(path: StorePath, call: Call): Promise<Readonly<Record<string, string>>> {
+    call.signal.throwIfAborted();
+    return this.#get(path).tags;
   }
 
   async write(path: StorePath, body: Body, call: WriteCall): Promise<FileEntry> {
@@ -144,35 +154,47 @@ export class MemoryDriver implements Driver {
     if (call.mode === 'create' && there)
       throw new MemoryError('already-exists', 'there is an object already');
     if (call.ifMatch !== undefined && call.ifMatch !== there?.entry.etag) throw changed(path);
+    const { tags = {}, ...rest } = call.attributes ?? {};
+    const tagCount = Object.keys(tags).length;
+    const mediaType = call.mediaType;
     const entry: FileEntry = {
       kind: 'file',
       path,
+      attributes: { ...rest, ...(mediaType !== undefined && { mediaType }) },
+      ...(tagCount > 0 && { tagCount }),
       size: bytes.length,
       etag: `v${++this.#version}`,
-      modifiedMs: Date.now(),
+      modifiedMs: call.attributes?.modified ?? Date.now(),
       token: call.token,
       crc32: crc32(bytes),
     };
-    this.#objects.set(path, { entry, bytes });
+    this.#objects.set(path, { entry, bytes, tags });
     return entry;
   }
 
   #serverCopy(server: MemoryServer): ServerCopy {
-    const find = ({ source, etag }: CopySource): Buffer => {
+    const find = ({ source, etag }: CopySource): Stored => {
       const [name = '', path = ''] = JSON.parse(source) as string[];
       const keeper = server.drivers.get(name) ?? this;
       const stored = keeper.#objects.get(path as StorePath);
       if (stored?.entry.etag !== etag) throw changed(path as StorePath);
-      return stored.bytes;
+      return stored;
     };
     return {
       realm: server.realm,
       maxBytes: 5 * 1024 * MIB,
+      carries: async () => true,
       source: (path) => JSON.stringify([this.#name, path]),
-      copy: async (from, path, call) => this.#put(path, find(from), call),
+      copy: async (from, path, call) => {
+        const { bytes, entry, tags } = find(from);
+        const { mediaType, ...rest } = entry.attributes ?? {};
+        const attributes = { ...rest, tags, ...call.attributes };
+        const carried = { attributes, ...(mediaType !== undefined && { mediaType }) };
+        return this.#put(path, bytes, from.carries ? { ...call, ...carried } : call);
+      },
       begin: (path, call) => this.multipart.begin(path, call),
       part: async (from, range, upload, part, call) =>
-        this.multipart.part(upload, part, bodyOf(find(from).subarray(range.start, range.end)), call),
+        this.multipart.part(upload, part, bodyOf(find(from).bytes.subarray(range.start, range.end)), call),
     };
   }
 
@@ -196,7 +218,9 @@ export class MemoryDriver implements Driver {
       begin: async (path, call) => {
         call.signal.throwIfAborted();
         const id = randomUUID();
-        uploads.set(id, { path, begunMs: Date.now(), parts: new Map() });
+        const { attributes = {}, mediaType } = call;
+        const carried = { attributes, ...(mediaType !== undefined && { mediaType }) };
+        uploads.set(id, { path, begunMs: Date.now(), carried, parts: new Map() });
         return { path, id };
       },
       part: async (upload, { number }, body, call) => {
@@ -214,7 +238,7 @@ export class MemoryDriver implements Driver {
           .toSorted((a, b) => a.number - b.number);
       },
       finish: async (upload, receipts, whole, call) => {
-        const { parts } = find(upload);
+        const { parts, carried } = find(upload);
         if (receipts.slice(0, -1).some(({ size }) => size < minBytes))
           throw new MemoryError('invalid', `a part that is not the last has fewer than ${minBytes} bytes`);
         const bytes = Buffer.concat(
@@ -227,7 +251,7 @@ export class MemoryDriver implements Driver {
         );
         if (bytes.length !== whole.size || (whole.crc32 !== undefined && crc32(bytes) !== whole.crc32))
           throw new MemoryError('corrupt', 'the parts together are not the whole');
-        const entry = this.#put(upload.path, bytes, call);
+        const entry = this.#put(upload.path, bytes, { ...call, ...carried });
         uploads.delete(upload.id);
         return entry;
       },

@@ -77,7 +77,8 @@ export class Answer implements Dispatcher.DispatchHandler {
     this.#statusCode = statusCode;
     for (const name in headers) {
       const value = headers[name];
-      if (value !== undefined) this.#headers[name] = typeof value === 'string' ? value : value.join(', ');
+      if (value !== undefined)
+        this.#headers[name] = textOf(typeof value === 'string' ? value : value.join(', '));
     }
     const { collects } = this.#options;
     if (collects === 'all' || statusCode >= 300) return;
@@ -125,6 +126,17 @@ export class Answer implements Dispatcher.DispatchHandler {
     this.#options.signal?.removeEventListener('abort', this.#stop);
   }
 }
+
+/** Headers come in as bytes, each a character: UTF-8, where they can be that. */
+function textOf(bytes: string): string {
+  if (!/[\x80-\xff]/.test(bytes)) return bytes;
+  try {
+    return UTF8.decode(Buffer.from(bytes, 'latin1'));
+  } catch {
+    return bytes;
+  }
+}
+const UTF8 = new TextDecoder('utf8', { fatal: true });
 
 const reasonOf = ({ reason }: AbortSignal): Error =>
   reason instanceof Error ? reason : new Error('stopped');

@@ -1,5 +1,6 @@
 /** One bucket and prefix on one S3 server: the SDK's client set up for our layers, keys, and what every call carries. */
 import { Readable } from 'node:stream';
+import { crc32 } from 'node:zlib';
 import {
   type GetObjectCommandInput,
   type PutObjectCommandInput,
@@ -9,9 +10,11 @@ import {
 import { Failure } from '../../errors.ts';
 import type { StorePath } from '../../path.ts';
 import { percentDecoded } from '../../path-bytes.ts';
+import type { AttributeName } from '../attributes.ts';
 import type { WriteCall } from '../driver.ts';
 import type { Gate } from '../gate.ts';
 import type { HiddenNames } from '../hidden.ts';
+import { settledBy } from './s3-attributes.ts';
 import { refuseDoubledBucket, type S3Settings } from './s3-config.ts';
 import { type Answer, type DirectCall, DirectCalls } from './s3-direct.ts';
 import { S3Error, scrub } from './s3-errors.ts';
@@ -38,6 +41,8 @@ export interface ServerFacts {
   encodesKeys?: boolean;
   /** `false` once a write's CRC32 was not confirmed. */
   checksWrites?: boolean;
+  /** Attributes that it was seen to keep. */
+  readonly keeps: Set<string>;
 }
 
 type SseCustomer = Pick<
@@ -62,13 +67,16 @@ interface Sent {
   readonly UploadId?: string;
   readonly PartNumber?: number;
 }
+/** Headers that a request carries besides what the SDK makes of its input. The SDK copies inputs, symbols included. */
+const CARRIED = Symbol('carried');
+type Carrying = { readonly [CARRIED]?: Readonly<Record<string, string>> };
 interface CallOptions {
   readonly abortSignal: AbortSignal;
   readonly requestTimeout?: number;
 }
 
 export class S3Connection {
-  readonly facts: ServerFacts = {};
+  readonly facts: ServerFacts = { keeps: new Set() };
   /** In every call. */
   readonly common: Common;
   /** In every call that touches bytes of an object which a customer's key encrypts. */
@@ -79,11 +87,14 @@ export class S3Connection {
   readonly #handler: UndiciHandler;
   readonly #direct: DirectCalls;
   readonly #objectArgs: Partial<PutObjectCommandInput>;
+  /** Attributes that the settings give to every object. */
+  readonly settled: ReadonlySet<AttributeName>;
 
   constructor(place: S3Place, settings: S3Settings, hidden: HiddenNames, gate?: Gate) {
     refuseDoubledBucket(place.bucket, settings);
     this.place = place;
     this.hidden = hidden;
+    this.settled = settledBy(settings.extraArgs);
     const { ExpectedBucketOwner, RequestPayer, Expires, ObjectLockRetainUntilDate, ...args } =
       settings.extraArgs;
     const owner = settings.expectedBucketOwner ?? ExpectedBucketOwner;
@@ -109,6 +120,9 @@ export class S3Connection {
     this.#client.middlewareStack.add(
       (next, context) => (call) => {
         const { request } = call as { request?: { headers?: Record<string, string>; body?: unknown } };
+        const carried = (call.input as Carrying)[CARRIED];
+        // what the settings say is there already
+        if (carried && request?.headers) request.headers = { ...carried, ...request.headers };
         const sendsBytes =
           context.commandName === 'PutObjectCommand' || context.commandName === 'UploadPartCommand';
         if (sendsBytes && request?.headers) {
@@ -132,7 +146,8 @@ export class S3Connection {
         const taken = await next(call);
         const command = String(context.commandName).replace(/Command$/, '');
         const { Key } = call.input as { Key?: string };
-        if (Key !== undefined) this.#direct.learn(command, Key, call.request as SdkRequest);
+        if (Key !== undefined && !(call.input as Carrying)[CARRIED])
+          this.#direct.learn(command, Key, call.request as SdkRequest);
         return taken;
       },
       { step: 'finalizeRequest', priority: 'low', name: 'longshoreDirectCalls' },
@@ -172,13 +187,14 @@ export class S3Connection {
   /** A body on its way, as `direct` where its CRC32 is known beforehand. */
   sendBytes(
     command: 'PutObject' | 'UploadPart',
-    args: Sent,
+    args: Sent & Carrying,
     signal: AbortSignal,
     send: (client: S3Client, options: CallOptions) => Promise<Answer>,
   ): Promise<Answer> {
     if (args.ChecksumCRC32 === undefined) return this.call(signal, send);
     const { UploadId, PartNumber, Metadata } = args;
     const headers = {
+      ...args[CARRIED],
       'content-length': String(args.ContentLength),
       'content-type': args.ContentType ?? 'application/octet-stream', // as the SDK has it
       'x-amz-checksum-crc32': args.ChecksumCRC32,
@@ -190,13 +206,41 @@ export class S3Connection {
     return this.direct(signal, { command, key: args.Key, query, headers, body: args.Body }, send);
   }
 
-  /** What a new object is made with, by one request or by parts. */
-  objectArgs(call: WriteCall): Partial<PutObjectCommandInput> {
+  /** What a new object is made with, by one request or by parts. `carried`: headers of its attributes. */
+  objectArgs(
+    path: StorePath,
+    call: WriteCall,
+    carried: Readonly<Record<string, string>> = {},
+  ): Partial<PutObjectCommandInput> & Carrying {
     return {
+      ...(Object.keys(carried).length > 0 && { [CARRIED]: this.#besidesOwn(carried) }),
       ...(call.mediaType === undefined ? {} : { ContentType: call.mediaType }),
       ...this.#objectArgs,
-      Metadata: { ...this.#objectArgs.Metadata, [TOKEN_KEY]: call.token },
+      Metadata: { ...this.#objectArgs.Metadata, [TOKEN_KEY]: `${call.token}.${this.#mark(path)}` },
     };
+  }
+
+  /** Metadata of the settings' own names is theirs. */
+  #besidesOwn(carried: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
+    const own = new Set(
+      Object.keys(this.#objectArgs.Metadata ?? {}).map((name) => `x-amz-meta-${name.toLowerCase()}`),
+    );
+    return Object.fromEntries(Object.entries(carried).filter(([name]) => !own.has(name)));
+  }
+
+  /** Whether a copy that carries what its source has would differ from what the settings say. */
+  get saysNothing(): boolean {
+    return this.settled.size === 0 && Object.keys(this.#objectArgs.Metadata ?? {}).length === 0;
+  }
+
+  /** Who published it. A token that came with a copy of another object is not its own. */
+  tokenOf(path: StorePath, metadata: Record<string, string> | undefined): string | undefined {
+    const [token, mark] = metadata?.[TOKEN_KEY]?.split('.') ?? [];
+    return mark === this.#mark(path) ? token : undefined;
+  }
+
+  #mark(path: StorePath): string {
+    return crc32(`${this.place.bucket}/${this.keyOf(path)}`).toString(16);
   }
 
   keyOf(path: StorePath): string {
@@ -256,8 +300,6 @@ async function regionOfProfile(): Promise<string> {
   }
 }
 
-export const tokenOf = (metadata: Record<string, string> | undefined): string | undefined =>
-  metadata?.[TOKEN_KEY];
 export const bareTag = (etag: string | undefined): string =>
   (etag ?? '').replace(/^W\//, '').replace(/^"|"$/g, '');
 export const quotedTag = (etag: string): string => `"${etag}"`;

@@ -12,7 +12,7 @@ import {
 } from '@aws-sdk/client-s3';
 import { ROOT, type StorePath } from '../../path.ts';
 import type { Call, WriteCall } from '../driver.ts';
-import { bareTag, changed, letGo, occupied, quotedTag, type S3Connection, tokenOf } from './s3-client.ts';
+import { bareTag, changed, letGo, occupied, quotedTag, type S3Connection } from './s3-client.ts';
 import { S3Error } from './s3-errors.ts';
 
 interface Conditions {
@@ -43,7 +43,7 @@ async function prove(s3: S3Connection, call: Call): Promise<{ create: boolean; m
     s3.call(call.signal, (client, options) =>
       client.send(
         new PutObjectCommand({
-          ...s3.objectArgs({ ...call, mode: 'replace', token: 'canary' }),
+          ...s3.objectArgs('' as StorePath, { ...call, mode: 'replace', token: 'canary' }),
           ...s3.common,
           Key,
           Body: new Uint8Array(),
@@ -102,7 +102,7 @@ export async function refusalAt(s3: S3Connection, path: StorePath, call: WriteCa
       client.send(new GetObjectCommand({ ...s3.common, ...s3.sseCustomer, Key: s3.keyOf(path) }), options),
     );
     letGo(Body);
-    const ours = tokenOf(Metadata) === call.token; // then it was the answer that was lost
+    const ours = s3.tokenOf(path, Metadata) === call.token; // then it was the answer that was lost
     if (!ours && ifMatch !== undefined && bareTag(ETag) !== ifMatch) return changed();
     if (!ours && ifMatch === undefined && mode === 'create') return occupied();
     return undefined;

@@ -12,39 +12,63 @@ import type {
   ByteRange,
   Call,
   CopySource,
+  Driver,
   FileEntry,
   Receipt,
   ServerCopy,
   Upload,
   UploadJournal,
+  WholeSource,
   WriteCall,
 } from '../driver.ts';
+import { asTaken, withKept } from './s3-attributes.ts';
+import { type Copying, provesCarrying } from './s3-carries.ts';
 import { bareTag, crcOf, quotedTag, refusalOf, type S3Connection } from './s3-client.ts';
 import type { S3Settings } from './s3-config.ts';
+import { S3Error } from './s3-errors.ts';
 import { escapeText, LONG_ANSWER_MS } from './s3-http.ts';
 import type { S3Multipart } from './s3-multipart.ts';
 import { assertWritable } from './s3-names.ts';
 
 const GiB = 1024 ** 3;
+const PROOF_MS = 60_000;
 
 export class S3Copy implements ServerCopy {
   readonly realm: string;
   readonly maxBytes = 5 * GiB;
+  #carries: Promise<boolean> | undefined;
   readonly #s3: S3Connection;
   readonly #multipart: S3Multipart;
-  readonly #head: (path: StorePath, call: Call) => Promise<FileEntry>;
+  readonly #driver: Pick<Driver, 'head' | 'write' | 'remove'>;
 
-  /** `head` is the driver's own. */
+  /** `driver`: calls of the driver's own. */
   constructor(
     s3: S3Connection,
     settings: S3Settings,
     multipart: S3Multipart,
-    head: (path: StorePath, call: Call) => Promise<FileEntry>,
+    driver: Pick<Driver, 'head' | 'write' | 'remove'>,
   ) {
     this.realm = realmOf(settings);
     this.#s3 = s3;
     this.#multipart = multipart;
-    this.#head = head;
+    this.#driver = driver;
+  }
+
+  /** What the settings say of every object would be left out. */
+  async carries(): Promise<boolean> {
+    if (!this.#s3.saysNothing) return false;
+    const copying: Copying = {
+      ...this.#driver,
+      source: (path) => this.source(path),
+      copy: (from, path, by) => this.copy(from, path, by),
+    };
+    // for all who ask meanwhile: none of them stops it for the others
+    const signal = AbortSignal.timeout(PROOF_MS);
+    this.#carries ??= provesCarrying(this.#s3, copying, { signal }).catch((error: unknown) => {
+      this.#carries = undefined;
+      throw error;
+    });
+    return this.#carries;
   }
 
   /** As `x-amz-copy-source` wants it: bucket and key, each segment percent-encoded. */
@@ -54,34 +78,20 @@ export class S3Copy implements ServerCopy {
   }
 
   async copy(
-    from: CopySource & { readonly size: number },
+    from: WholeSource,
     path: StorePath,
     call: WriteCall & { readonly journal?: UploadJournal },
   ): Promise<FileEntry> {
     if (call.mode === 'create' || call.ifMatch !== undefined) return this.#throughUpload(from, path, call);
     const s3 = this.#s3;
     await assertWritable(s3, path, call);
-    const { CopyObjectResult: copied } = await s3
-      .call(
-        call.signal,
-        (client, options) =>
-          client.send(
-            new CopyObjectCommand({
-              ...s3.objectArgs(call),
-              ...s3.common,
-              ...this.#from(from),
-              Key: s3.keyOf(path),
-              MetadataDirective: 'REPLACE',
-              TaggingDirective: 'REPLACE',
-              ChecksumAlgorithm: 'CRC32',
-            }),
-            options,
-          ),
-        LONG_ANSWER_MS,
-      )
-      .catch((error: unknown) => {
-        throw refusalOf(error, { mode: 'replace', ifMatch: from.etag });
-      });
+    const made = await asTaken(wantedOf(from, call), s3.settled, (headers) =>
+      this.#copied(from, path, call, headers),
+    ).catch((error: unknown) => {
+      throw refusalOf(error, { mode: 'replace', ifMatch: from.etag });
+    });
+    const { copied, tagsLost } = made.answer;
+    const taken = tagsLost ? { ...made, notKept: [...made.notKept, 'tags' as const] } : made;
     if (!copied?.ETag) throw noResult();
     const entry: FileEntry = {
       kind: 'file',
@@ -89,13 +99,50 @@ export class S3Copy implements ServerCopy {
       size: from.size,
       etag: bareTag(copied.ETag),
       modifiedMs: copied.LastModified?.getTime() ?? Math.floor(Date.now() / 1000) * 1000,
-      token: call.token,
+      ...(from.carries ? {} : { token: call.token }),
     };
+    const kept = (there: FileEntry) => withKept(there, taken, s3.facts.keeps, this.#driver.head, call);
     const told = copied.ChecksumType === 'COMPOSITE' ? undefined : crcOf(copied.ChecksumCRC32);
-    if (told !== undefined) return { ...entry, crc32: told };
+    if (told !== undefined) return kept({ ...entry, crc32: told });
     // MinIO takes a CRC32 and tells it only to who asks for the object; a size is told nowhere else
-    const there = await this.#head(path, call);
-    return there.etag === entry.etag ? there : entry;
+    const there = await this.#driver.head(path, call);
+    return kept(there.etag === entry.etag ? there : entry);
+  }
+
+  async #copied(
+    from: WholeSource,
+    path: StorePath,
+    call: WriteCall,
+    headers: Readonly<Record<string, string>>,
+  ) {
+    const s3 = this.#s3;
+    const { Metadata, ContentType, ...args } = s3.objectArgs(path, call, headers);
+    const made = from.carries ? args : { ...args, Metadata, ...(ContentType && { ContentType }) };
+    const copy = async (TaggingDirective: 'COPY' | 'REPLACE') => {
+      const command = new CopyObjectCommand({
+        ...made,
+        ...s3.common,
+        ...this.#from(from),
+        Key: s3.keyOf(path),
+        MetadataDirective: from.carries ? 'COPY' : 'REPLACE',
+        TaggingDirective,
+        ChecksumAlgorithm: 'CRC32',
+      });
+      const answer = await s3.call(
+        call.signal,
+        (client, options) => client.send(command, options),
+        LONG_ANSWER_MS,
+      );
+      return answer.CopyObjectResult;
+    };
+    if (!from.carries) return { copied: await copy('REPLACE'), tagsLost: false };
+    try {
+      return { copied: await copy('COPY'), tagsLost: false };
+    } catch (error) {
+      // to read the source's tags, and to give some, are rights of their own
+      if (!(error instanceof S3Error) || error.code !== 'AccessDenied') throw error;
+      return { copied: await copy('REPLACE'), tagsLost: true };
+    }
   }
 
   begin(path: StorePath, call: WriteCall): Promise<Upload> {
@@ -148,7 +195,7 @@ export class S3Copy implements ServerCopy {
   }
 
   async #throughUpload(
-    from: CopySource & { readonly size: number },
+    from: WholeSource,
     path: StorePath,
     call: WriteCall & { readonly journal?: UploadJournal },
   ): Promise<FileEntry> {
@@ -187,6 +234,13 @@ export class S3Copy implements ServerCopy {
       ...(SSECustomerKeyMD5 && { CopySourceSSECustomerKeyMD5: SSECustomerKeyMD5 }),
     };
   }
+}
+
+/** Of one that carries, all but the class goes along by itself. */
+function wantedOf({ carries }: WholeSource, { attributes }: WriteCall): WriteCall['attributes'] {
+  const storageClass = attributes?.storageClass;
+  if (!carries) return attributes;
+  return storageClass === undefined ? {} : { storageClass };
 }
 
 /** One server, one identity, one customer's key and owner: then what one may read, the other may copy. */

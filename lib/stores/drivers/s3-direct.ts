@@ -7,6 +7,7 @@
  */
 import { createHmac, createSecretKey, hash, type KeyObject } from 'node:crypto';
 import type { S3ClientResolvedConfig } from '@aws-sdk/client-s3';
+import { headersOf, type ObjectHeaders } from './s3-attributes.ts';
 import { retryAfter, S3Error, withoutSecrets } from './s3-errors.ts';
 import { escapeText, type SdkRequest, type UndiciHandler } from './s3-http.ts';
 
@@ -22,14 +23,13 @@ export interface DirectCall {
 }
 
 /** Of the SDK's answers what we look at, under its names. */
-export interface Answer {
+export interface Answer extends ObjectHeaders {
   readonly ETag?: string | undefined;
   readonly ChecksumCRC32?: string | undefined;
   readonly ChecksumType?: string | undefined;
   readonly ContentLength?: number | undefined;
   readonly ContentRange?: string | undefined;
   readonly LastModified?: Date | undefined;
-  readonly Metadata?: Record<string, string> | undefined;
   readonly Body?: unknown;
 }
 
@@ -73,7 +73,6 @@ const ELSEWHERE = new Set([
   'TemporaryRedirect',
 ]);
 const EMPTY_SHA256 = hash('sha256', '');
-const META = 'x-amz-meta-';
 
 export class DirectCalls {
   readonly #config: S3ClientResolvedConfig;
@@ -181,18 +180,16 @@ export class DirectCalls {
 const encodeKey = (key: string): string => key.split('/').map(escapeText).join('/');
 
 function answerOf(headers: Readonly<Record<string, string>>, body: unknown): Answer {
-  const metadata: Record<string, string> = {};
-  for (const name in headers) if (name.startsWith(META)) metadata[name.slice(META.length)] = headers[name]!;
   const length = headers['content-length'];
   const modified = headers['last-modified'];
   return {
+    ...headersOf(headers),
     ETag: headers.etag,
     ChecksumCRC32: headers['x-amz-checksum-crc32'],
     ChecksumType: headers['x-amz-checksum-type'],
     ContentLength: length === undefined ? undefined : Number(length),
     ContentRange: headers['content-range'],
     LastModified: modified === undefined ? undefined : new Date(modified),
-    Metadata: metadata,
     Body: body,
   };
 }

@@ -90,7 +90,7 @@ export class UndiciHandler {
         origin: `${request.protocol}//${request.hostname}${port}`,
         path: request.path + queryOf(request.query),
         method: request.method as Dispatcher.HttpMethod,
-        headers: request.headers,
+        headers: onTheWire(request.headers),
         body: (request.body ?? null) as Uint8Array | null, // or any iterable of them
         reset: false, // else undici would give up the connection after each HEAD
         headersTimeout: call.requestTimeout ?? ANSWER_TIMEOUT_MS,
@@ -111,6 +111,14 @@ export class UndiciHandler {
   }
   updateHttpClientConfig(): void {}
 }
+
+/** Headers go out as bytes, each character one: those of UTF-8. What is signed is the text itself. */
+function onTheWire(headers: SdkRequest['headers']): SdkRequest['headers'] {
+  if (!Object.values(headers).some((value) => BEYOND_ASCII.test(value))) return headers;
+  const bytes = (value: string) => Buffer.from(value, 'utf8').toString('latin1');
+  return Object.fromEntries(Object.entries(headers).map(([name, value]) => [name, bytes(value)]));
+}
+const BEYOND_ASCII = /[^\x20-\x7e]/;
 
 const isReading = ({ method, query }: SdkRequest): boolean =>
   method === 'GET' && query?.['x-id'] === 'GetObject';

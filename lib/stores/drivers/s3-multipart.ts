@@ -21,6 +21,7 @@ import type {
   Upload,
   WriteCall,
 } from '../driver.ts';
+import { asTaken, withKept } from './s3-attributes.ts';
 import { bareTag, crcOf, decodeKey, quotedTag, refusalOf, type S3Connection } from './s3-client.ts';
 import { conditionsFor, lookAt, reasonBehind } from './s3-conditions.ts';
 import { S3Error } from './s3-errors.ts';
@@ -60,8 +61,12 @@ export class S3Multipart implements Multipart {
   /** What was agreed when an upload was begun, here or elsewhere. */
   readonly #agreed = new Map<string, Checksums>();
 
-  constructor(s3: S3Connection) {
+  readonly #head: (path: StorePath, call: Call) => Promise<FileEntry>;
+
+  /** `head` is the driver's own. */
+  constructor(s3: S3Connection, head: (path: StorePath, call: Call) => Promise<FileEntry>) {
     this.#s3 = s3;
+    this.#head = head;
   }
 
   /** Asks for the strongest checksum that the server was not yet seen to refuse. */
@@ -92,22 +97,24 @@ export class S3Multipart implements Multipart {
   async #begin(path: StorePath, level: Checksums, call: WriteCall) {
     const s3 = this.#s3;
     await assertWritable(s3, path, call);
-    const begun = await s3.call(call.signal, (client, options) =>
-      client.send(
-        new CreateMultipartUploadCommand({
-          ...s3.objectArgs(call),
-          ...s3.common,
-          Key: s3.keyOf(path),
-          ...ASKING[level],
-        }),
-        options,
+    const { answer: begun, notKept } = await asTaken(call.attributes, s3.settled, (headers) =>
+      s3.call(call.signal, (client, options) =>
+        client.send(
+          new CreateMultipartUploadCommand({
+            ...s3.objectArgs(path, call, headers),
+            ...s3.common,
+            Key: s3.keyOf(path),
+            ...ASKING[level],
+          }),
+          options,
+        ),
       ),
     );
     if (begun.UploadId === undefined)
       throw new Failure('unavailable', 'the server began an upload without an id');
     const checksums = level === 'none' ? 'none' : granted(begun);
     this.#remember(begun.UploadId, checksums);
-    return { upload: { path, id: begun.UploadId }, checksums };
+    return { upload: { path, id: begun.UploadId, ...(notKept.length > 0 && { notKept }) }, checksums };
   }
 
   async part(upload: Upload, part: { readonly number: number }, body: Body, call: Call): Promise<Receipt> {
@@ -204,7 +211,7 @@ export class S3Multipart implements Multipart {
       throw new Failure('unavailable', 'the server answered without saying what it published');
     const etag = bareTag(published.ETag);
     const crcTold = ofWhole && published.ChecksumCRC32 !== undefined;
-    return {
+    const entry: FileEntry = {
       kind: 'file',
       path: upload.path,
       size: crcTold ? whole.size : await this.#sizeOf(upload, etag, call),
@@ -212,6 +219,9 @@ export class S3Multipart implements Multipart {
       modifiedMs: Math.floor(Date.now() / 1000) * 1000, // the answer does not say; S3 counts in seconds
       ...(crcTold ? { crc32: whole.crc32! } : {}),
     };
+    // they were sent when it was begun, perhaps by another process, to which the server may have refused some
+    const taken = { sent: call.attributes ?? {}, notKept: [] };
+    return withKept(entry, taken, s3.facts.keeps, this.#head, call);
   }
 
   /** versitygw says yes to finishing an upload that it does not know, as long as there is any object at its key. */

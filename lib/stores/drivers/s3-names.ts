@@ -85,7 +85,7 @@ async function prove(s3: S3Connection, call: Call): Promise<boolean> {
       client.send(new DeleteObjectCommand({ ...s3.common, Key: key }), options),
     ).catch(() => undefined); // without the right to delete, one empty object stays behind
   try {
-    const args = s3.objectArgs({ ...call, mode: 'replace', token: 'canary' });
+    const args = s3.objectArgs(name, { ...call, mode: 'replace', token: 'canary' });
     const empty = { Body: new Uint8Array(), ContentLength: 0 };
     await send((client, options) =>
       client.send(new PutObjectCommand({ ...args, ...s3.common, Key, ...empty }), options),

@@ -2,7 +2,7 @@
  * S3 and what speaks it. Tested on MinIO (2026-02) and versitygw 1.8.
  *
  * Rights: GetObject, PutObject, DeleteObject, ListBucket, AbortMultipartUpload, ListMultipartUploadParts,
- * ListBucketMultipartUploads; kms:Decrypt and kms:GenerateDataKey where objects are encrypted so.
+ * ListBucketMultipartUploads; GetObjectTagging and PutObjectTagging where copies shall keep tags; kms:Decrypt and kms:GenerateDataKey where objects are encrypted so.
  * Creates objects at `<prefix>/<path>` with the metadata `longshore-token`, multipart uploads on their way to one, and
  * on the first conditional write of a process one empty `<prefix>/.longshore-…`, removed at once.
  * Leaves behind: multipart uploads that nobody finished (gc aborts those whose ids are in the ledger: nothing else tells
@@ -15,6 +15,7 @@ import {
   DeleteObjectCommand,
   DeleteObjectsCommand,
   GetObjectCommand,
+  GetObjectTaggingCommand,
   HeadObjectCommand,
   PutObjectCommand,
 } from '@aws-sdk/client-s3';
@@ -41,6 +42,15 @@ import type {
 import type { Gate } from '../gate.ts';
 import { type HiddenNames, refusedAsHidden, WHY_RESERVED } from '../hidden.ts';
 import {
+  asTaken,
+  attributesOf,
+  KEPT,
+  type ObjectHeaders,
+  storageClassOf,
+  withKept,
+} from './s3-attributes.ts';
+import { endedEarly, nothing, wholeBody } from './s3-body.ts';
+import {
   bareTag,
   changed,
   crcOf,
@@ -50,12 +60,11 @@ import {
   refusalOf,
   S3Connection,
   type S3Place,
-  tokenOf,
 } from './s3-client.ts';
 import { conditionsFor, reasonBehind, refusalAt } from './s3-conditions.ts';
 import type { S3Settings } from './s3-config.ts';
 import { S3Copy } from './s3-copy.ts';
-import { classifyS3, S3Error, scrub } from './s3-errors.ts';
+import { classifyS3, S3Error } from './s3-errors.ts';
 import { sendable } from './s3-http.ts';
 import { leftoversAt, listPages, rightlyTold } from './s3-list.ts';
 import { S3Multipart } from './s3-multipart.ts';
@@ -74,8 +83,12 @@ export class S3Driver implements Driver {
   constructor(place: S3Place, settings: S3Settings, hidden: HiddenNames, gate?: Gate) {
     const s3 = new S3Connection(place, settings, hidden, gate);
     this.#s3 = s3;
-    this.multipart = new S3Multipart(s3);
-    this.serverCopy = new S3Copy(s3, settings, this.multipart, (path, call) => this.head(path, call));
+    this.multipart = new S3Multipart(s3, (path, call) => this.head(path, call));
+    this.serverCopy = new S3Copy(s3, settings, this.multipart, {
+      head: (path, call) => this.head(path, call),
+      write: (path, body, call) => this.write(path, body, call),
+      remove: (paths, call) => this.remove(paths, call),
+    });
     this.traits = {
       replace: 'atomic',
       // what S3 promises, until this server is seen to do otherwise; a write never relies on it before that
@@ -92,6 +105,7 @@ export class S3Driver implements Driver {
       namespace: 'flat',
       fileAndDir: true,
       lateParts: 'refused',
+      keeps: KEPT,
       maxPathBytes: MAX_KEY_BYTES - Buffer.byteLength(s3.prefixOf('' as StorePath)),
       maxNameBytes: MAX_KEY_BYTES,
       connections: 32,
@@ -120,7 +134,10 @@ export class S3Driver implements Driver {
           client.send(new HeadObjectCommand({ ...target, ChecksumMode: 'ENABLED' }), options),
       );
       const crc32 = found.ChecksumType === 'COMPOSITE' ? undefined : crcOf(found.ChecksumCRC32);
-      return { ...entryOf(path, found.ContentLength ?? 0, found), ...(crc32 === undefined ? {} : { crc32 }) };
+      return {
+        ...this.#found(path, found.ContentLength ?? 0, found),
+        ...(crc32 === undefined ? {} : { crc32 }),
+      };
     } catch (error) {
       if (!(error instanceof S3Error) || error.code !== '' || ![301, 400, 403].includes(error.status ?? 0))
         throw error;
@@ -171,7 +188,7 @@ export class S3Driver implements Driver {
     }
     const start = range?.start ?? 0;
     const reading = {
-      entry: entryOf(path, answered === null ? length : Number(answered[3]), got),
+      entry: this.#found(path, answered === null ? length : Number(answered[3]), got),
       range: { start, end: start + length },
     };
     if (!(got.Body instanceof Uint8Array))
@@ -188,27 +205,36 @@ export class S3Driver implements Driver {
     return { entry, range: { start, end: start }, bytes: nothing() };
   }
 
+  async tags(path: StorePath, call: Call): Promise<Readonly<Record<string, string>>> {
+    const s3 = this.#s3;
+    const { TagSet = [] } = await s3.call(call.signal, (client, options) =>
+      client.send(new GetObjectTaggingCommand({ ...s3.common, Key: s3.keyOf(path) }), options),
+    );
+    return Object.fromEntries(TagSet.map(({ Key = '', Value = '' }) => [Key, Value]));
+  }
+
   async write(path: StorePath, body: Body, call: WriteCall): Promise<FileEntry> {
     const s3 = this.#s3;
     await assertWritable(s3, path, call);
     const conditions = await conditionsFor(s3, path, call);
-    const args = {
-      ...s3.objectArgs(call),
-      ...s3.common,
-      ...conditions,
-      Key: s3.keyOf(path),
-      ...sendable(body, 'checked'),
-    };
-    const written = await s3
-      .sendBytes('PutObject', args, call.signal, (client, options) =>
+    const taken = await asTaken(call.attributes, s3.settled, async (headers) => {
+      const args = {
+        ...s3.objectArgs(path, call, headers),
+        ...s3.common,
+        ...conditions,
+        Key: s3.keyOf(path),
+        ...sendable(body, 'checked'),
+      };
+      return s3.sendBytes('PutObject', args, call.signal, (client, options) =>
         client.send(new PutObjectCommand(args), options),
-      )
-      .catch(async (error: unknown) => {
-        throw refusalOf(await reasonBehind(error, () => refusalAt(s3, path, call)), call);
-      });
+      );
+    }).catch(async (error: unknown) => {
+      throw refusalOf(await reasonBehind(error, () => refusalAt(s3, path, call)), call);
+    });
+    const written = taken.answer;
     const crc32 = crcOf(written.ChecksumCRC32);
     s3.facts.checksWrites = crc32 !== undefined;
-    return {
+    const entry: FileEntry = {
       kind: 'file',
       path,
       size: body.size,
@@ -217,6 +243,7 @@ export class S3Driver implements Driver {
       token: call.token,
       ...(crc32 === undefined ? {} : { crc32 }),
     };
+    return withKept(entry, taken, s3.facts.keeps, (at, by) => this.head(at, by), call);
   }
 
   async *list(dir: StorePath, call: ListCall): AsyncGenerator<readonly Entry[]> {
@@ -238,6 +265,12 @@ export class S3Driver implements Driver {
     }
   }
 
+  /** Of an answer that speaks of one object. */
+  #found(path: StorePath, size: number, found: Facts & ObjectHeaders): FileEntry {
+    const token = this.#s3.tokenOf(path, found.Metadata);
+    return { ...entryOf(path, size, found), ...attributesOf(found), ...(token !== undefined && { token }) };
+  }
+
   #entryOf(key: string, object: ListedObject): Entry | undefined {
     const s3 = this.#s3;
     const path = s3.pathOf(key);
@@ -256,7 +289,10 @@ export class S3Driver implements Driver {
     if (path === '') return other('name', 'its key is that of the store itself, and it is no marker');
     if (hidden !== undefined) return other('reserved', WHY_RESERVED[hidden]);
     const why = this.refuses(path);
-    return why === undefined ? entryOf(path, size, object) : other('name', why);
+    if (why !== undefined) return other('name', why);
+    const storageClass = storageClassOf(object.StorageClass);
+    const entry = entryOf(path, size, object);
+    return storageClass === undefined ? entry : { ...entry, attributes: { storageClass } };
   }
 
   leftovers(call: Call): AsyncIterable<readonly Leftover[]> {
@@ -285,7 +321,7 @@ export class S3Driver implements Driver {
     await s3.call(call.signal, (client, options) =>
       client.send(
         new PutObjectCommand({
-          ...s3.objectArgs({ ...call, mode: 'replace', token: 'directory' }),
+          ...s3.objectArgs(dir, { ...call, mode: 'replace', token: 'directory' }),
           ...s3.common,
           Key,
           Body: new Uint8Array(),
@@ -356,11 +392,14 @@ export class S3Driver implements Driver {
   }
 }
 
-/** An object of a listing. */
-interface ListedObject {
-  readonly Size?: number | undefined;
+interface Facts {
   readonly ETag?: string | undefined;
   readonly LastModified?: Date | undefined;
+}
+/** An object of a listing. */
+interface ListedObject extends Facts {
+  readonly Size?: number | undefined;
+  readonly StorageClass?: string | undefined;
 }
 
 /** versitygw keeps keys as files: the marker of a directory that is not empty is that directory, and stays. */
@@ -376,61 +415,10 @@ const unaddressable = (key: string): Failure =>
 /** Keys that XML can carry; others are removed one by one, by URL. */
 const IN_XML = /^[\u0020-\ud7ff\ue000-\ufffd\u{10000}-\u{10ffff}]+$/u;
 
-function entryOf(
-  path: StorePath,
-  size: number,
-  facts: {
-    readonly ETag?: string | undefined;
-    readonly LastModified?: Date | undefined;
-    readonly Metadata?: Record<string, string> | undefined;
-  },
-): FileEntry {
-  const token = tokenOf(facts.Metadata);
-  return {
-    kind: 'file',
-    path,
-    size,
-    etag: bareTag(facts.ETag),
-    modifiedMs: facts.LastModified?.getTime() ?? 0,
-    ...(token === undefined ? {} : { token }),
-  };
-}
-
-async function* nothing(): AsyncGenerator<Uint8Array> {}
-
-/** The bytes of an answer, all of them or an error. Left before the first, the connection is freed all the same. */
-function wholeBody(body: Bytes, length: number, signal: AbortSignal): Bytes {
-  const chunks = chunksOf(body, length, signal);
-  let begun = false;
-  const next = () => {
-    begun = true;
-    return chunks.next();
-  };
-  const stop = async () => {
-    // a generator that was never asked for anything ends no body
-    if (!begun) letGo(body);
-    return chunks.return();
-  };
-  return { [Symbol.asyncIterator]: () => ({ next, return: stop }) };
-}
-
-async function* chunksOf(
-  body: Bytes,
-  length: number,
-  signal: AbortSignal,
-): AsyncGenerator<Uint8Array, void, undefined> {
-  let size = 0;
-  try {
-    for await (const chunk of body) {
-      size += chunk.length;
-      yield chunk;
-    }
-  } catch (error) {
-    signal.throwIfAborted();
-    throw scrub(error);
-  }
-  if (size !== length) throw endedEarly(size, length);
-}
-
-const endedEarly = (size: number, length: number): Failure =>
-  new Failure('unavailable', `the answer ended after ${size} of ${length} bytes`);
+const entryOf = (path: StorePath, size: number, { ETag, LastModified }: Facts): FileEntry => ({
+  kind: 'file',
+  path,
+  size,
+  etag: bareTag(ETag),
+  modifiedMs: LastModified?.getTime() ?? 0,
+});

@@ -4,6 +4,7 @@ import type { Body, Call, Classified, Driver, Multipart, Reading, ServerCopy, Wr
 
 export type OnceOp =
   | 'head'
+  | 'tags'
   | 'remove'
   | 'prune'
   | 'remove-leftovers'
@@ -11,6 +12,7 @@ export type OnceOp =
   | 'begin'
   | 'finish'
   | 'abandon'
+  | 'carries'
   | 'copy'
   | 'copy-part';
 export type SendOp = 'write' | 'part';
@@ -64,6 +66,9 @@ export function around(driver: Driver, hooks: Hooks): Driver {
       hooks.once('remove', call, (signal) => driver.remove(paths, { ...call, signal })),
     close: () => driver.close(),
     classify: (error) => driver.classify(error),
+    ...(driver.tags && {
+      tags: (path, call) => hooks.once('tags', call, (signal) => driver.tags!(path, { ...call, signal })),
+    }),
     ...(driver.prune && {
       prune: (dir, call) => hooks.once('prune', call, (signal) => driver.prune!(dir, { ...call, signal })),
     }),
@@ -88,6 +93,7 @@ function aroundServerCopy(serverCopy: ServerCopy, hooks: Hooks): ServerCopy {
   return {
     realm: serverCopy.realm,
     maxBytes: serverCopy.maxBytes,
+    carries: (call) => hooks.once('carries', call, (signal) => serverCopy.carries({ ...call, signal })),
     source: (path) => serverCopy.source(path),
     copy: (from, path, call) =>
       hooks.once('copy', call, (signal) => serverCopy.copy(from, path, { ...call, signal }), from.size),

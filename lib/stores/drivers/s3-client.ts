@@ -74,6 +74,8 @@ export class S3Connection {
   readonly #client: S3Client;
   readonly #handler: UndiciHandler;
   readonly #direct: DirectCalls;
+  /** What was asked for when an error came. */
+  readonly #commands = new WeakMap<Error, string>();
   readonly #objectArgs: Partial<PutObjectCommandInput>;
 
   constructor(place: S3Place, settings: S3Settings, hidden: HiddenNames, gate?: Gate) {
@@ -122,6 +124,18 @@ export class S3Connection {
       },
       { step: 'build', name: 'longshoreUnsignedPayload' },
     );
+    this.#client.middlewareStack.add(
+      (next, context) => async (call) => {
+        try {
+          return await next(call);
+        } catch (error) {
+          const command = String(context.commandName).replace(/Command$/, '');
+          if (error instanceof Error) this.#commands.set(error, command);
+          throw error;
+        }
+      },
+      { step: 'initialize', name: 'longshoreCommandOfError' },
+    );
     this.#direct = new DirectCalls(this.#client.config, this.#handler);
     this.#client.middlewareStack.add(
       (next, context) => async (call) => {
@@ -149,7 +163,7 @@ export class S3Connection {
       });
     } catch (error) {
       signal.throwIfAborted();
-      throw scrub(error);
+      throw scrub(error, error instanceof Error ? this.#commands.get(error) : undefined);
     }
   }
 

@@ -197,33 +197,30 @@ export class Store {
   async #removeBelow(path: StorePath, there: boolean, signal: AbortSignal) {
     let removed = 0;
     const stays: NotRemoved[] = [];
-    const pages = this.list(path, { deep: true, links: 'name', signal })[Symbol.asyncIterator]();
-    for (;;) {
-      let next: IteratorResult<readonly Entry[]>;
-      try {
-        next = await pages.next();
-      } catch (error) {
-        const failure = failureOf(error);
-        if (failure.kind !== 'denied' || removed > 0 || stays.length > 0) throw failure;
-        return { there, removed, stays, unseen: failure };
-      }
-      if (next.done) return { there, removed, stays };
-      const page = next.value;
-      const paths: StorePath[] = [];
-      for (const entry of page) {
-        const removable = removablePath(entry);
-        if (!isWithin(entry.path, path)) continue;
-        if (entry.path === path && entry.kind !== 'dir') {
-          there = true; // it goes last
-          continue;
+    try {
+      for await (const page of this.list(path, { deep: true, links: 'name', signal })) {
+        const paths: StorePath[] = [];
+        for (const entry of page) {
+          const removable = removablePath(entry);
+          if (!isWithin(entry.path, path)) continue;
+          if (entry.path === path && entry.kind !== 'dir') {
+            there = true; // it goes last
+            continue;
+          }
+          if (removable === undefined) stays.push({ path: entry.path, failure: this.notReadable(entry) });
+          else paths.push(removable);
         }
-        if (removable === undefined) stays.push({ path: entry.path, failure: this.notReadable(entry) });
-        else paths.push(removable);
+        const left = await this.removeEach(paths, signal);
+        stays.push(...left);
+        removed += paths.length - left.length;
       }
-      const left = await this.removeEach(paths, signal);
-      stays.push(...left);
-      removed += paths.length - left.length;
+    } catch (error) {
+      const failure = failureOf(error);
+      const nothingSeen = failure.facts.op === 'list' && removed === 0 && stays.length === 0;
+      if (failure.kind !== 'denied' || !nothingSeen) throw failure;
+      return { there, removed, stays, unseen: failure };
     }
+    return { there, removed, stays };
   }
 
   #unknown(path: StorePath, notRead: Failure | undefined, notListed: Failure): Failure {

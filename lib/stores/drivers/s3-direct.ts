@@ -197,7 +197,12 @@ function answerOf(headers: Readonly<Record<string, string>>, body: unknown): Ans
   };
 }
 
-function errorOf(command: string, status: number, headers: Readonly<Record<string, string>>, body: Uint8Array): S3Error {
+function errorOf(
+  command: string,
+  status: number,
+  headers: Readonly<Record<string, string>>,
+  body: Uint8Array,
+): S3Error {
   const xml = Buffer.from(body).toString('utf8');
   const text = (tag: string): string =>
     (new RegExp(`<${tag}>([^<]*)</${tag}>`).exec(xml)?.[1] ?? '').replace(

@@ -11,7 +11,7 @@ import { contentTypeOf } from '../../../lib/transfer/media-type.ts';
 import { deleteNow, putNow } from '../../../lib/transfer/put.ts';
 import { demand } from '../auth.ts';
 import { requestBytes, requestSignal } from '../body.ts';
-import { isConditional, judge, refusePiece } from '../conditional.ts';
+import { isConditional, judge, onlyIfNoneMatch } from '../conditional.ts';
 import type { ApiDeps } from '../deps.ts';
 import { expectedDigests } from '../digest-headers.ts';
 import { sendListing } from '../listing.ts';
@@ -79,7 +79,6 @@ async function put(deps: ApiDeps, request: FastifyRequest, reply: FastifyReply):
   const { path, slash } = artifactTarget(request.raw);
   if (slash) throw new Failure('invalid', "Artifact path must include a filename (cannot end with '/').");
   demand(request.principal, 'write', path);
-  refusePiece(request.headers);
   // a preference may be passed over: whether a condition holds is known when the artifact is published
   if (prefersAsync(request) && !isConditional(request.headers)) {
     await acceptPreferred(deps, request, reply, { store: deps.artifacts.name, path });
@@ -132,8 +131,13 @@ async function writeCondition(
   signal: AbortSignal,
 ): Promise<WriteCondition> {
   if (!isConditional(req.headers)) return {};
-  const entry = await demandConditions(deps, req, path, signal);
-  if (req.headers['if-none-match']?.trim() === '*') return { mode: 'create' };
+  const create = req.headers['if-none-match']?.trim() === '*';
+  const entry = await demandConditions(deps, req, path, signal).catch((error: unknown) => {
+    // who may write and not look leaves it to the store, which decides that alone
+    if (create && onlyIfNoneMatch(req.headers) && failureOf(error).kind === 'denied') return undefined;
+    throw error;
+  });
+  if (create) return { mode: 'create' };
   const bound = req.headers['if-match'] !== undefined || req.headers['if-unmodified-since'] !== undefined;
   return entry && bound ? { ifMatch: entry.etag } : {};
 }

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { lstatSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { GetObjectCommand, ListObjectsV2Command, type S3Client } from '@aws-sdk/client-s3';
-import { bytesOfRaw, isReserved, type Raw, rawOf } from './awkward.ts';
+import { bytesOfRaw, isReserved, isVersion, type Raw, rawOf } from './awkward.ts';
 
 export interface Walked {
   /** Below the root that was walked. */
@@ -12,13 +12,18 @@ export interface Walked {
   /** SHA-256 of a file's bytes. */
   readonly sha?: string;
   readonly size: number;
+  /** All of its bytes are one and the same, and come in lines of `moving`. */
+  readonly uniform?: boolean;
 }
 /** By key: a path, and `/` after a directory. */
 export type Walk = ReadonlyMap<string, Walked>;
 
 export const keyOf = ({ raw, is }: Pick<Walked, 'raw' | 'is'>): string => (is === 'dir' ? `${raw}/` : `${raw}\0`);
 
-const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+const factsOf = (bytes: Uint8Array) => ({
+  sha: createHash('sha256').update(bytes).digest('hex'),
+  uniform: isVersion(bytes),
+});
 const nativeOf = (root: string, raw: Raw): Buffer =>
   Buffer.concat([Buffer.from(root), ...(raw === '' ? [] : [Buffer.from('/'), bytesOfRaw(raw)])]);
 
@@ -79,7 +84,7 @@ export function walkFolder(root: string, opts: { readonly follow?: { readonly st
     const base = raw.slice(raw.lastIndexOf('/') + 1);
     if (isReserved(base)) return add({ raw, is: 'reserved', size });
     const open = (statSync(native).mode & 0o400) !== 0;
-    add({ raw, is: open ? 'file' : 'closed', size, ...(open && { sha: sha256(readFileSync(native)) }) });
+    add({ raw, is: open ? 'file' : 'closed', size, ...(open && factsOf(readFileSync(native))) });
   };
   const follow = (raw: Raw, native: Buffer, through: readonly string[], store: string): void => {
     let real: string;
@@ -136,7 +141,7 @@ export async function walkBucket(s3: S3Client, bucket: string, prefix: string): 
       }
       const got = await s3.send(new GetObjectCommand({ Bucket: bucket, Key }));
       const raw = rawOf(below);
-      walk.set(`${raw}\0`, { raw, is: 'file', size, sha: sha256(await got.Body!.transformToByteArray()) });
+      walk.set(`${raw}\0`, { raw, is: 'file', size, ...factsOf(await got.Body!.transformToByteArray()) });
     }
     if (!page.IsTruncated) return walk;
     token = page.NextContinuationToken;

@@ -181,8 +181,9 @@ requireServer('redis', 'minio')('an awkward tree', () => {
       const key = keyOfListed(file);
       const one = walk.get(key)!;
       const allowed = allowedFor(one, to, links);
-      expect(allowed, `${JSON.stringify(file)} (${one.is})`).toContain(file.state);
+      expect(allowed, `${one.is} ${file.path.slice(0, 80)}: ${file.failure?.message.slice(-300)}`).toContain(file.state);
       if (file.state !== 'done' && !(file.state === fine && one.is === 'file')) continue;
+      if (one.is === 'dir' && to.kind === 'folder' && isHolder(there, one.raw)) continue;
       carried.add(key);
       expect(there.get(key), key).toMatchObject({ size: one.size, ...(one.sha && { sha: one.sha }) });
       if (one.is === 'file') expect(file.state).toBe(fine);
@@ -225,7 +226,9 @@ requireServer('redis', 'minio')('an awkward tree', () => {
     mkdirSync(out);
     try {
       const tar = spawnSync('tar', ['-x', '-f', '-', '-C', out], { input: bytes, maxBuffer: 2 ** 28 });
-      expect(tar.stderr.toString()).toBe('');
+      // GNU tar says so of names that are no Unicode, and unpacks them
+      const said = tar.stderr.toString().split('\n').filter((line) => !/hdrcharset|^$/.test(line));
+      expect(said).toEqual([]);
       const found = walkFolder(join(out, source.path));
       const wanted = [...walk].filter(([key]) => !missingKeys.has(key));
       // a key and a marker of the same name cannot both be unpacked
@@ -291,6 +294,9 @@ const keyOfListed = (file: ListedFile): string =>
 
 const doneKeys = (files: readonly ListedFile[]): string[] =>
   files.filter(({ state }) => state === 'done').map(keyOfListed).sort();
+
+/** A directory with something in it, which no walk names on its own. */
+const isHolder = (walk: Walk, raw: Raw): boolean => [...walk.keys()].some((key) => key.startsWith(`${raw}/`) && key.length > raw.length + 1);
 
 const isUnicode = (raw: Raw): boolean => rawOf(bytesOfRaw(raw).toString()) === raw;
 

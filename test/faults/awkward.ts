@@ -64,7 +64,6 @@ const TEXTS = [
   '.longshore-',
   '.artifact.uploading.toolongname',
   '.artifact.uploading.',
-  'x__XLDIR__',
 ];
 /** MLflow's server keeps a file that is on its way under such a name. */
 const UPLOADING = '.artifact.uploading.abcdefgh';

@@ -139,8 +139,12 @@ export async function walkBucket(s3: S3Client, bucket: string, prefix: string): 
         walk.set(`${raw}/`, { raw, is: 'dir', size: 0 });
         continue;
       }
-      const got = await s3.send(new GetObjectCommand({ Bucket: bucket, Key }));
       const raw = rawOf(below);
+      if (isReserved(raw.slice(raw.lastIndexOf('/') + 1))) {
+        walk.set(`${raw}\0`, { raw, is: 'reserved', size });
+        continue;
+      }
+      const got = await s3.send(new GetObjectCommand({ Bucket: bucket, Key }));
       walk.set(`${raw}\0`, { raw, is: 'file', size, ...factsOf(await got.Body!.transformToByteArray()) });
     }
     if (!page.IsTruncated) return walk;

@@ -18,9 +18,8 @@ import { Humble, type ListedFile } from './humble.ts';
 import { randomOf, seedOf } from './seed.ts';
 import { keyOf, type Walk, type Walked, walkBucket, walkFolder } from './walkers.ts';
 
-/** 200 at full scale; each is carried to a folder and to MinIO. */
-const SEEDS = Math.ceil(scaled(200) / 7);
-const FULL_SEEDS = process.env.LONGSHORE_TEST_SCALE === 'full' ? 200 : SEEDS;
+/** For each of the four ways; a tree's takes some seconds. */
+const SEEDS = scaled(200) === 200 ? 200 : 1;
 const BUCKET = 'awkward';
 const PART_BYTES = 8 * 1024 * 1024;
 
@@ -76,11 +75,11 @@ requireServer('redis', 'minio')('an awkward tree', () => {
   };
 
   const first = seedOf('awkward trees');
-  const seeds = Array.from({ length: FULL_SEEDS }, (_, n) => first + n);
+  const seeds = Array.from({ length: SEEDS }, (_, n) => first + n);
   const pairs = ['folder', 'MinIO'].flatMap((from) => ['folder', 'MinIO'].map((to) => ({ from, to })));
 
   for (const { from, to } of pairs)
-    test(`from ${from} to ${to}`, { timeout: 60_000 + FULL_SEEDS * 20_000 }, async () => {
+    test(`from ${from} to ${to}`, { timeout: 60_000 + SEEDS * 20_000 }, async () => {
       for (const seed of seeds) {
         try {
           await scene(from, to, seed);
@@ -234,7 +233,7 @@ requireServer('redis', 'minio')('an awkward tree', () => {
       // a key and a marker of the same name cannot both be unpacked
       for (const [key, one] of wanted) {
         if (found.get(key) === undefined && one.is === 'dir') continue; // it has something in it, or is a file as well
-        if (found.get(key)?.is === 'reserved') continue;
+        if (found.has(`${one.raw}/`) && walk.has(`${one.raw}/`)) continue; // the marker of that name came after it
         expect(found.get(key), key).toMatchObject({ size: one.size, ...(one.sha && { sha: one.sha }) });
       }
       for (const key of found.keys()) expect(new Set(wanted.map(([wantedKey]) => wantedKey)), key).toContain(key);

@@ -226,7 +226,6 @@ export class AwkwardFolder {
   }
 
   close(): void {
-    this.open();
     for (const server of this.#servers) server.close();
   }
 }

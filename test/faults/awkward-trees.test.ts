@@ -79,7 +79,7 @@ requireServer('redis', 'minio')('an awkward tree', () => {
   const pairs = ['folder', 'MinIO'].flatMap((from) => ['folder', 'MinIO'].map((to) => ({ from, to })));
 
   for (const { from, to } of pairs)
-    test(`from ${from} to ${to}`, { timeout: 60_000 + SEEDS * 20_000 }, async () => {
+    test.concurrent(`from ${from} to ${to}`, { timeout: 60_000 + SEEDS * 20_000 }, async () => {
       for (const seed of seeds) {
         try {
           await scene(from, to, seed);
@@ -221,7 +221,7 @@ requireServer('redis', 'minio')('an awkward tree', () => {
     expect(done.files + skipped.files + leftOut.files).toBe(walk.size);
     expect(missing.length).toBe(skipped.files + leftOut.files);
     const bytes = Buffer.from(await (await humble.fetch(view.content!)).arrayBuffer());
-    const out = join(tmpdir(), `awkward-out-${process.pid}`);
+    const out = join(tmpdir(), `awkward-out-${process.pid}-${source.path}`);
     mkdirSync(out);
     try {
       const tar = spawnSync('tar', ['-x', '-f', '-', '-C', out], { input: bytes, maxBuffer: 2 ** 28 });

@@ -1,5 +1,6 @@
 /** Trees with every awkward thing at once, made of a seed: as folders, and as keys of a bucket. */
 import { execFileSync } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import {
   appendFileSync,
   chmodSync,
@@ -146,7 +147,7 @@ export class AwkwardFolder {
     const pipe = join(this.root, 'd', 'pipe');
     execFileSync('mkfifo', [pipe]);
     const server = createServer();
-    const short = join('/tmp', `awkward-${process.pid}-${Math.floor(this.#random() * 1e9)}`);
+    const short = join('/tmp', `awkward-${process.pid}-${randomUUID().slice(0, 8)}`);
     await new Promise<void>((resolve) => server.listen(short, resolve));
     renameSync(short, join(this.root, 'socket'));
     this.#servers.push(server);
@@ -241,6 +242,7 @@ export const isVersion = (bytes: Uint8Array): boolean =>
 export function awkwardKeys(prefix: string, seed: number): Map<string, Buffer> {
   const random = randomOf(seed);
   const keys = new Map<string, Buffer>();
+  // not among them: `a` and `a/b`, of which MinIO lists one only, and names that end in its own `__XLDIR__`
   const put = (key: string, size = Math.floor(random() * 3000)): void => {
     keys.set(prefix + key, bytesOf(size, random));
   };
@@ -261,8 +263,6 @@ export function awkwardKeys(prefix: string, seed: number): Map<string, Buffer> {
   put('ends//', 0);
   put('up/../there');
   put('./here');
-  put('a', 1);
-  put('a/b', 1);
   put('long/'.repeat(30) + 'x');
   put(`${'l'.repeat(250)}/${'l'.repeat(250)}/${'l'.repeat(250)}/x`);
   put('large', 9 * 1024 * 1024);

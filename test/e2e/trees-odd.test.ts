@@ -62,7 +62,8 @@ requireServer('redis')('a tree with odd things in it', () => {
     linked();
     const view = await copy({ links: 'skip' });
     expect(view).toMatchObject({ state: 'succeeded', files: counted(1, 5, 0, 0) });
-    for (const { failure } of await humble.files(view.id, 'skipped')) expect(failure?.message).toMatch(/link/);
+    for (const { failure } of await humble.files(view.id, 'skipped'))
+      expect(failure?.message).toMatch(/link/);
   });
 
   test('links are followed within the store, and what leads elsewhere or in a circle is left out', async () => {
@@ -113,7 +114,11 @@ requireServer('redis')('a tree with odd things in it', () => {
     put('a', 'a');
     for (let n = 0; n < 12; n++) pipe(`pipe ${n}\nnext`);
     const view = await copy();
-    expect(view).toMatchObject({ state: 'failed', failure: { kind: 'unsupported' }, files: counted(1, 0, 0, 12) });
+    expect(view).toMatchObject({
+      state: 'failed',
+      failure: { kind: 'unsupported' },
+      files: counted(1, 0, 0, 12),
+    });
     const lines = humble.log.split('\n').filter((line) => line.includes(view.id) && line.includes('leftOut'));
     expect(lines).toHaveLength(1);
     const said = JSON.parse(lines[0]!) as { leftOut: number; first: string[] };

@@ -9,10 +9,10 @@ import { join } from 'node:path';
 import { CreateMultipartUploadCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { TransferView } from '../../apps/api/schemas.ts';
+import { scaled } from '../scale.ts';
 import { startMinio } from '../servers/minio.ts';
 import { requireServer } from '../servers/require.ts';
 import type { S3Server } from '../servers/s3.ts';
-import { scaled } from '../scale.ts';
 import { AwkwardFolder, awkwardKeys, bytesOfRaw, MOVING, type Raw, rawOf } from './awkward.ts';
 import { Humble, type ListedFile } from './humble.ts';
 import { randomOf, seedOf } from './seed.ts';
@@ -98,7 +98,10 @@ requireServer('redis', 'minio')('an awkward tree', () => {
     const name = `${fromKind}-${toKind}-${seed}`;
     const links = (['refuse', 'skip', 'follow'] as const)[Math.floor(random() * 3)]!;
     const onUnsupported = random() < 0.5 ? 'skip' : 'fail';
-    const tree = from.kind === 'folder' ? await AwkwardFolder.make(join(humble.folder, from.store), name, seed) : undefined;
+    const tree =
+      from.kind === 'folder'
+        ? await AwkwardFolder.make(join(humble.folder, from.store), name, seed)
+        : undefined;
     if (!tree) await makeKeys(from.store, name, seed);
     try {
       const source = { store: from.store, path: name };
@@ -141,7 +144,11 @@ requireServer('redis', 'minio')('an awkward tree', () => {
       await archived(source, opened, follow ? 'follow' : links);
       if (from.store === 'artifacts') await listedAsMlflow(name, await from.walk(name));
 
-      for (const [side, place] of [[to, target], [from, source]] as const) await removed(side, place);
+      for (const [side, place] of [
+        [to, target],
+        [from, source],
+      ] as const)
+        await removed(side, place);
     } finally {
       tree?.close();
       if (tree) rmSync(tree.root, { recursive: true, force: true });
@@ -180,7 +187,9 @@ requireServer('redis', 'minio')('an awkward tree', () => {
       const key = keyOfListed(file);
       const one = walk.get(key)!;
       const allowed = allowedFor(one, to, links);
-      expect(allowed, `${one.is} ${file.path.slice(0, 80)}: ${file.failure?.message.slice(-300)}`).toContain(file.state);
+      expect(allowed, `${one.is} ${file.path.slice(0, 80)}: ${file.failure?.message.slice(-300)}`).toContain(
+        file.state,
+      );
       if (file.state !== 'done' && !(file.state === fine && one.is === 'file')) continue;
       if (one.is === 'dir' && to.kind === 'folder' && isHolder(there, one.raw)) continue;
       carried.add(key);
@@ -193,7 +202,14 @@ requireServer('redis', 'minio')('an awkward tree', () => {
   async function openedRest(
     copied: TransferView,
     tree: AwkwardFolder,
-    { from, to, name, follow, links, onUnsupported }: {
+    {
+      from,
+      to,
+      name,
+      follow,
+      links,
+      onUnsupported,
+    }: {
       from: Side;
       to: Side;
       name: string;
@@ -212,7 +228,13 @@ requireServer('redis', 'minio')('an awkward tree', () => {
   }
 
   async function archived(source: { store: string; path: string }, walk: Walk, links: string): Promise<void> {
-    const view = await humble.carry({ kind: 'download', tree: true, from: source, links, onUnsupported: 'skip' });
+    const view = await humble.carry({
+      kind: 'download',
+      tree: true,
+      from: source,
+      links,
+      onUnsupported: 'skip',
+    });
     expect(view.state, view.failure?.message).toBe('succeeded');
     const missing = await humble.files(view.id);
     const missingKeys = new Set(missing.map(keyOfListed));
@@ -226,7 +248,10 @@ requireServer('redis', 'minio')('an awkward tree', () => {
     try {
       const tar = spawnSync('tar', ['-x', '-f', '-', '-C', out], { input: bytes, maxBuffer: 2 ** 28 });
       // GNU tar says so of names that are no Unicode, and unpacks them
-      const said = tar.stderr.toString().split('\n').filter((line) => !/hdrcharset|^$/.test(line));
+      const said = tar.stderr
+        .toString()
+        .split('\n')
+        .filter((line) => !/hdrcharset|^$/.test(line));
       expect(said).toEqual([]);
       const found = walkFolder(join(out, source.path));
       const wanted = [...walk].filter(([key]) => !missingKeys.has(key));
@@ -236,7 +261,8 @@ requireServer('redis', 'minio')('an awkward tree', () => {
         if (found.has(`${one.raw}/`) && walk.has(`${one.raw}/`)) continue; // the marker of that name came after it
         expect(found.get(key), key).toMatchObject({ size: one.size, ...(one.sha && { sha: one.sha }) });
       }
-      for (const key of found.keys()) expect(new Set(wanted.map(([wantedKey]) => wantedKey)), key).toContain(key);
+      for (const key of found.keys())
+        expect(new Set(wanted.map(([wantedKey]) => wantedKey)), key).toContain(key);
       for (const one of walk.values())
         if (!missingKeys.has(keyOf(one))) expect(['file', 'dir']).toContain(one.is);
     } finally {
@@ -292,10 +318,14 @@ const keyOfListed = (file: ListedFile): string =>
   keyOf({ raw: rawOfListed(file), is: file.directory ? 'dir' : 'file' });
 
 const doneKeys = (files: readonly ListedFile[]): string[] =>
-  files.filter(({ state }) => state === 'done').map(keyOfListed).sort();
+  files
+    .filter(({ state }) => state === 'done')
+    .map(keyOfListed)
+    .sort();
 
 /** A directory with something in it, which no walk names on its own. */
-const isHolder = (walk: Walk, raw: Raw): boolean => [...walk.keys()].some((key) => key.startsWith(`${raw}/`) && key.length > raw.length + 1);
+const isHolder = (walk: Walk, raw: Raw): boolean =>
+  [...walk.keys()].some((key) => key.startsWith(`${raw}/`) && key.length > raw.length + 1);
 
 const isUnicode = (raw: Raw): boolean => rawOf(bytesOfRaw(raw).toString()) === raw;
 
@@ -313,4 +343,3 @@ function allowedFor({ is, raw }: Walked, to: Side, links: string): readonly List
   if (is === 'file' && names.includes('')) return ['left-out', 'failed'];
   return raw === 'both' || raw.startsWith('both/') ? ['done', 'skipped', 'failed'] : ['done', 'skipped'];
 }
-

@@ -70,9 +70,8 @@ const TEXTS = [
 const UPLOADING = '.artifact.uploading.abcdefgh';
 /** Another installation of ours does so under one of these. */
 const FOREIGN_HIDDEN = `.longshore-${'0123456789abcdef'}-t1-00c0ffee-${'0'.repeat(31)}1`;
-const RESERVED = new RegExp(
-  '^\\.artifact\\.uploading\\.[a-z0-9_]{8}$|^\\.longshore-[0-9a-f]{16}-[A-Za-z0-9-]+-[0-9a-f]{8}-[0-9a-f]{32}$',
-);
+const RESERVED =
+  /^\.artifact\.uploading\.[a-z0-9_]{8}$|^\.longshore-[0-9a-f]{16}-[A-Za-z0-9-]+-[0-9a-f]{8}-[0-9a-f]{32}$/;
 export const isReserved = (raw: Raw): boolean => raw.split('/').some((name) => RESERVED.test(name));
 
 const NO_TEXT = ['\xff\xfe', 'caf\xe9', '\xc0\xaf', 'a\x80b', '\xed\xa0\x80', 'half\xf0\x9f\x9a'];
@@ -122,7 +121,14 @@ export class AwkwardFolder {
     mkdirSync(this.root, { recursive: true });
     const dirs: Raw[] = ['d', 'd/deep', 'd/deep/er'];
     for (const raw of dirs) this.#dir(raw);
-    for (const name of [...TEXTS.map(rawOf), ...NO_TEXT, UPLOADING, FOREIGN_HIDDEN, 'n'.repeat(255), '\xe9'.repeat(200)]) {
+    for (const name of [
+      ...TEXTS.map(rawOf),
+      ...NO_TEXT,
+      UPLOADING,
+      FOREIGN_HIDDEN,
+      'n'.repeat(255),
+      '\xe9'.repeat(200),
+    ]) {
       const within = this.#pick(['', 'd/', 'd/deep/er/']);
       if (random() < 0.15) {
         // a directory of that name, and something in it
@@ -133,7 +139,8 @@ export class AwkwardFolder {
     this.#file('large', 0);
     truncateSync(this.#at('large'), 9 * 1024 * 1024); // a hole
     linkSync(this.#at('large'), this.#at('d/hard link'));
-    for (const raw of ['empty', 'hollow/hollow/hollow', `d/${rawOf('leer ü')}`, 'd/\xff empty']) this.#dir(raw);
+    for (const raw of ['empty', 'hollow/hollow/hollow', `d/${rawOf('leer ü')}`, 'd/\xff empty'])
+      this.#dir(raw);
     await this.#specials();
     this.#closedOnes();
     this.#links();

@@ -18,7 +18,8 @@ export interface Walked {
 /** By key: a path, and `/` after a directory. */
 export type Walk = ReadonlyMap<string, Walked>;
 
-export const keyOf = ({ raw, is }: Pick<Walked, 'raw' | 'is'>): string => (is === 'dir' ? `${raw}/` : `${raw}\0`);
+export const keyOf = ({ raw, is }: Pick<Walked, 'raw' | 'is'>): string =>
+  is === 'dir' ? `${raw}/` : `${raw}\0`;
 
 const factsOf = (bytes: Uint8Array) => ({
   sha: createHash('sha256').update(bytes).digest('hex'),
@@ -61,11 +62,12 @@ const MAY_LIST = 0o500;
  */
 export function walkFolder(root: string, opts: { readonly follow?: { readonly store: string } } = {}): Walk {
   const walk = new Map<string, Walked>();
-  const add = (one: Walked): void => {
-    walk.set(keyOf(one), one);
-  };
+  const add = (one: Walked) => walk.set(keyOf(one), one);
   const visit = (at: Raw, through: readonly string[]): void => {
-    const found = find(nativeOf(root, at)).map((one) => ({ ...one, raw: at === '' ? one.raw : `${at}/${one.raw}` }));
+    const found = find(nativeOf(root, at)).map((one) => ({
+      ...one,
+      raw: at === '' ? one.raw : `${at}/${one.raw}`,
+    }));
     const parents = new Set(found.map(({ raw }) => raw.slice(0, raw.lastIndexOf('/'))));
     const closed = found.filter(({ type, mode }) => type === 'd' && (mode & MAY_LIST) !== MAY_LIST);
     for (const { type, mode, size, raw } of found) {
@@ -80,13 +82,13 @@ export function walkFolder(root: string, opts: { readonly follow?: { readonly st
       else follow(raw, native, through, opts.follow.store);
     }
   };
-  const addFile = (raw: Raw, native: Buffer, size: number): void => {
+  const addFile = (raw: Raw, native: Buffer, size: number) => {
     const base = raw.slice(raw.lastIndexOf('/') + 1);
     if (isReserved(base)) return add({ raw, is: 'reserved', size });
     const open = (statSync(native).mode & 0o400) !== 0;
-    add({ raw, is: open ? 'file' : 'closed', size, ...(open && factsOf(readFileSync(native))) });
+    return add({ raw, is: open ? 'file' : 'closed', size, ...(open && factsOf(readFileSync(native))) });
   };
-  const follow = (raw: Raw, native: Buffer, through: readonly string[], store: string): void => {
+  const follow = (raw: Raw, native: Buffer, through: readonly string[], store: string): unknown => {
     let real: string;
     try {
       real = realpathSync(native, 'buffer').toString('latin1');
@@ -99,13 +101,17 @@ export function walkFolder(root: string, opts: { readonly follow?: { readonly st
     const facts = lstatSync(bytesOfRaw(real));
     if (facts.isFile()) return addFile(raw, bytesOfRaw(real), facts.size);
     if (!facts.isDirectory()) return add({ raw, is: 'special', size: 0 });
-    const holder = realpathSync(nativeOf(root, raw.slice(0, Math.max(0, raw.lastIndexOf('/')))), 'buffer').toString('latin1');
+    const holder = realpathSync(
+      nativeOf(root, raw.slice(0, Math.max(0, raw.lastIndexOf('/')))),
+      'buffer',
+    ).toString('latin1');
     const holders = [...through, holder];
-    if (holders.some((one) => one === real || one.startsWith(`${real}/`))) return add({ raw, is: 'link', size: 0 });
+    if (holders.some((one) => one === real || one.startsWith(`${real}/`)))
+      return add({ raw, is: 'link', size: 0 });
     if ((facts.mode & MAY_LIST) !== MAY_LIST) return add({ raw, is: 'closed', size: 0 });
     const before = walk.size;
     visit(raw, holders);
-    if (walk.size === before) add({ raw, is: 'dir', size: 0 });
+    return walk.size === before ? add({ raw, is: 'dir', size: 0 }) : undefined;
   };
   visit('', []);
   return walk;

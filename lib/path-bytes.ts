@@ -51,6 +51,10 @@ export function bytesOfText(text: string): string | Buffer {
   return Buffer.concat(pieces);
 }
 
+/** Of a name; `Buffer.byteLength` takes each byte that is no text for three. */
+export const byteLength = (text: string): number =>
+  text.isWellFormed() ? Buffer.byteLength(text) : bytesOfText(text).length;
+
 /** Percent-encoded bytes (RFC 3986: all but letters, digits and `-._~/`). */
 export function percentEncoded(text: string): string {
   const bytes = bytesOfText(text);

@@ -2,6 +2,7 @@
 import { crc32 } from 'node:zlib';
 import { Failure, failureOf } from '../errors.ts';
 import { baseName, isWithin, ROOT, type StorePath } from '../path.ts';
+import { byteLength } from '../path-bytes.ts';
 import type { BufferPool } from './buffers.ts';
 import { collected } from './bytes.ts';
 import { type Draft, type PrepareOptions, prepareDraft } from './draft.ts';
@@ -342,8 +343,8 @@ export class Store {
   refuses(path: StorePath): string | undefined {
     const { maxPathBytes, maxNameBytes } = this.traits;
     if (path === ROOT) return 'an object needs a name';
-    const longest = path.split('/').reduce((most, name) => Math.max(most, Buffer.byteLength(name)), 0);
-    if (Buffer.byteLength(path) > maxPathBytes)
+    const longest = path.split('/').reduce((most, name) => Math.max(most, byteLength(name)), 0);
+    if (byteLength(path) > maxPathBytes)
       return `the path is longer than the ${maxPathBytes} bytes that ${this.name} takes`;
     if (longest > maxNameBytes)
       return `'${baseName(path).slice(0, 40)}…' or a directory above it is longer than the ${maxNameBytes} bytes that ${this.name} takes for a name`;

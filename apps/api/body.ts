@@ -2,8 +2,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { stopReason } from '../../lib/deadline.ts';
-import { Failure } from '../../lib/errors.ts';
+import { Failure, failureOf } from '../../lib/errors.ts';
 import type { Bytes } from '../../lib/stores/driver.ts';
+import { hasBody, refuseTrailers } from './body-headers.ts';
 
 /** How much of one body may wait in memory before the client is held back. */
 const HELD_BYTES = 256 * 1024;
@@ -80,10 +81,7 @@ class RequestBytes implements AsyncIterator<Uint8Array> {
       this.#onClose();
       return;
     }
-    if (awaitsContinue(this.#req, this.#res)) {
-      continued.add(this.#res);
-      this.#res.writeContinue();
-    }
+    sendContinue(this.#req, this.#res);
     this.#req.on('data', this.#onData).on('end', this.#onEnd).on('close', this.#onClose);
     this.#req.on('error', ignore);
     const signal = running.get(this.#req.socket)?.controller.signal;
@@ -101,6 +99,12 @@ class RequestBytes implements AsyncIterator<Uint8Array> {
   };
 
   readonly #onEnd = (): void => {
+    try {
+      refuseTrailers(this.#req);
+    } catch (error) {
+      this.#fail(failureOf(error));
+      return;
+    }
     this.#leave('ended');
     this.#handOn();
   };
@@ -147,6 +151,13 @@ const continued = new WeakSet<ServerResponse>();
 const awaitsContinue = (req: IncomingMessage, res: ServerResponse): boolean =>
   req.headers.expect !== undefined && req.httpVersionMinor > 0 && !continued.has(res);
 
+/** Tells a client that waits for it to send its body; once. */
+export function sendContinue(req: IncomingMessage, res: ServerResponse): void {
+  if (!awaitsContinue(req, res)) return;
+  continued.add(res);
+  res.writeContinue();
+}
+
 /**
  * To be called before an answer goes out while the body may not have been read to its end: sees to it that the
  * connection is either usable again or closed, and that the client can read the answer first.
@@ -168,10 +179,6 @@ export function disposeOfBody(req: IncomingMessage, res: ServerResponse): void {
   req.once('end', () => clearTimeout(tooLong));
   req.resume();
 }
-
-const hasBody = (req: IncomingMessage): boolean =>
-  req.headers['transfer-encoding'] !== undefined ||
-  (req.headers['content-length'] !== undefined && req.headers['content-length'] !== '0');
 
 interface Running {
   readonly req: IncomingMessage;

@@ -1,6 +1,5 @@
 /** Conditional and range requests (RFC 9110), decided against the version that is there. */
 import type { IncomingHttpHeaders } from 'node:http';
-import { Failure } from '../../lib/errors.ts';
 import type { ByteRange, FileEntry } from '../../lib/stores/driver.ts';
 
 type Version = Pick<FileEntry, 'etag' | 'modifiedMs'>;
@@ -8,12 +7,6 @@ const CONDITIONS = ['if-match', 'if-none-match', 'if-modified-since', 'if-unmodi
 
 export const isConditional = (headers: IncomingHttpHeaders): boolean =>
   CONDITIONS.some((name) => headers[name] !== undefined);
-
-/** One piece of an object would replace the whole of it. @throws Failure `invalid` */
-export function refusePiece(headers: IncomingHttpHeaders): void {
-  if (headers['content-range'] !== undefined)
-    throw new Failure('invalid', 'Content-Range: an artifact is put as a whole, not in pieces');
-}
 
 /** What the conditions say to a request for, or a change of, `version` (`undefined`: nothing is there). */
 export function judge(

@@ -1,4 +1,7 @@
-/** `Content-Digest`, `Repr-Digest` (RFC 9530) and `Content-MD5`: what a client says of its bytes, and what we say of ours. */
+/**
+ * `Content-Digest`, `Repr-Digest` (RFC 9530), their forerunners `Digest` and `Content-MD5`, and those of S3's clients:
+ * what a client says of its bytes, and what we say of ours.
+ */
 import type { IncomingHttpHeaders } from 'node:http';
 import type { ExpectedDigests } from '../../lib/digests.ts';
 import { Failure } from '../../lib/errors.ts';
@@ -9,6 +12,8 @@ const ALGORITHMS = {
   md5: { key: 'md5', bytes: 16 },
 } as const;
 type Algorithm = keyof typeof ALGORITHMS;
+/** Checksums of object stores' own interfaces, with which a client counts on being refused where they differ. */
+const PROMISES = /^(x-amz-checksum-.*|x-goog-hash|x-ms-content-crc64|x-ms-blob-content-md5)$/;
 const isKnown = (name: string): name is Algorithm => Object.hasOwn(ALGORITHMS, name);
 
 /**
@@ -41,6 +46,22 @@ export function expectedDigests(headers: IncomingHttpHeaders): ExpectedDigests |
   }
   const md5 = headers['content-md5'];
   if (md5 !== undefined) demand('Content-MD5', 'md5', String(md5).trim());
+  for (const member of String(headers.digest ?? '').split(',')) {
+    const [, name = '', base64 = ''] = /^\s*([^=]*)=(.*?)\s*$/.exec(member) ?? [];
+    const algorithm = name.toLowerCase();
+    if (isKnown(algorithm)) demand('Digest', algorithm, base64);
+  }
+  const hex = headers['x-amz-content-sha256'];
+  if (typeof hex === 'string' && /^[0-9a-f]{64}$/i.test(hex))
+    demand('x-amz-content-sha256', 'sha-256', Buffer.from(hex, 'hex').toString('base64'));
+  for (const name in headers) {
+    if (name === 'x-amz-checksum-sha256') demand(name, 'sha-256', String(headers[name]).trim());
+    else if (PROMISES.test(name))
+      throw new Failure(
+        'invalid',
+        `${name}: this checksum is not checked here; send Content-Digest with sha-256 or sha-512, or Content-MD5`,
+      );
+  }
   return Object.keys(expected).length > 0 ? expected : undefined;
 }
 

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import type { ServerResponse } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { FAILURES, Failure, failureOf } from '../../lib/errors.ts';
+import { FAILURES, Failure, type FailureKind, failureOf } from '../../lib/errors.ts';
 import type { Log } from '../../lib/log.ts';
 import { disposeOfBody } from './body.ts';
 
@@ -74,7 +74,12 @@ export function writeError(error: unknown, request: FastifyRequest, res: ServerR
   res.end(request.method === 'HEAD' ? undefined : body);
 }
 
-/** A refusal that no failure kind stands for: of a Host or Origin, an unknown endpoint, a method that an endpoint does not have. */
+const KINDS: Readonly<Record<number, FailureKind>> = { 403: 'denied', 404: 'not-found', 501: 'unsupported' };
+
+/**
+ * A refusal that no failure kind stands for: of a Host or Origin, a header, an unknown endpoint, a method that an
+ * endpoint does not have.
+ */
 export function sendRefusal(
   request: FastifyRequest,
   reply: FastifyReply,
@@ -82,7 +87,7 @@ export function sendRefusal(
   code: string,
   message: string,
 ): void {
-  const kind = status === 404 ? 'not-found' : status === 403 ? 'denied' : 'invalid';
+  const kind = KINDS[status] ?? 'invalid';
   disposeOfBody(request.raw, reply.raw);
   void reply
     .code(status)

@@ -4,8 +4,9 @@ import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest }
 import { FAILURES, Failure } from '../../lib/errors.ts';
 import { ANONYMOUS, type Principal } from './auth.ts';
 import { breakOff } from './body.ts';
+import { refusedHeaders } from './body-headers.ts';
 import type { ApiDeps } from './deps.ts';
-import { errorBody, rawErrorResponse, sendError, sendRefusal } from './replies.ts';
+import { rawErrorResponse, sendError, sendRefusal } from './replies.ts';
 import { registerArtifacts } from './routes/artifacts.ts';
 import { registerEvents } from './routes/events.ts';
 import { registerFiles } from './routes/files.ts';
@@ -17,6 +18,7 @@ import { registerTransfers } from './routes/transfers.ts';
 import { registerUploads } from './routes/uploads.ts';
 import { createSecurity } from './security.ts';
 import { targetRewriter } from './target.ts';
+import { takesJson } from './validation.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -52,20 +54,8 @@ export function buildServer(deps: ApiDeps): FastifyInstance {
   });
   app.server.headersTimeout = HEAD_TIMEOUT_MS;
   // a route decides whether it wants the body before the client is told to send it: see body.ts
-  app.server.on('checkContinue', (req, res) => {
-    if (req.method !== 'PUT') res.writeContinue();
-    app.routing(req, res);
-  });
-  app.server.on('checkExpectation', (_req, res) => {
-    const body = errorBody(
-      'invalid',
-      FAILURES.invalid.mlflow,
-      'The only Expect that is understood is 100-continue',
-    );
-    res
-      .writeHead(417, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) })
-      .end(body);
-  });
+  app.server.on('checkContinue', (req, res) => app.routing(req, res));
+  app.server.on('checkExpectation', (req, res) => app.routing(req, res)); // refused in guard
   app.decorateRequest('principal');
   guard(app, deps);
   refuseUnknown(app);
@@ -90,7 +80,7 @@ export function buildServer(deps: ApiDeps): FastifyInstance {
 const refusedTarget = ({ code, message }: { readonly code: string; readonly message: string }): string =>
   code === 'FST_ERR_BAD_URL' ? 'The path of this URL is not valid: a percent sign starts no escape' : message;
 
-/** Host, Origin and credentials, in one hook because each costs every request. */
+/** Host, Origin, headers that change what a request means, and credentials, in one hook because each costs every request. */
 function guard(app: FastifyInstance, deps: ApiDeps): void {
   const { config, auth, log } = deps;
   const security = createSecurity({
@@ -111,6 +101,11 @@ function guard(app: FastifyInstance, deps: ApiDeps): void {
     }
     if (security.isPreflight(req)) {
       void reply.code(200).type('text/plain').send('OK');
+      return;
+    }
+    const refused = refusedHeaders(req, takesJson(request));
+    if (refused) {
+      sendRefusal(request, reply, refused.status, refused.code, refused.message);
       return;
     }
     request.principal = ANONYMOUS;

@@ -1,7 +1,12 @@
 /** Routes declare zod schemas; what does not fit is refused with a sentence that names the field and what is right. */
-import type { FastifyInstance, FastifyTypeProvider } from 'fastify';
+import { isUtf8 } from 'node:buffer';
+import type { FastifyInstance, FastifyRequest, FastifyTypeProvider } from 'fastify';
 import { z } from 'zod';
-import { Failure } from '../../lib/errors.ts';
+import { Digester, type ExpectedDigests } from '../../lib/digests.ts';
+import { Failure, failureOf } from '../../lib/errors.ts';
+import { sendContinue } from './body.ts';
+import { hasBody, refuseTrailers } from './body-headers.ts';
+import { expectedDigests } from './digest-headers.ts';
 
 /** Gives a handler its request's types from the route's schemas. */
 export interface ZodTypes extends FastifyTypeProvider {
@@ -29,19 +34,25 @@ const MAX_JSON_BYTES = 256 * 1024;
 /** The instance with zod validation and a JSON parser, for the routes of one plugin. */
 export function withZod(app: FastifyInstance) {
   app.removeAllContentTypeParsers();
-  const options = { parseAs: 'string', bodyLimit: MAX_JSON_BYTES } as const;
-  app.addContentTypeParser<string>(/^application\/json\b/i, options, (_request, text, done) => {
+  app.addHook('preParsing', (request, reply, payload, done) => {
+    if (!takesJson(request)) return done(null, payload);
     try {
-      done(null, text === '' ? undefined : JSON.parse(text, refuseProto));
+      refuseUnread(request);
+      sendContinue(request.raw, reply.raw);
+      done(null, payload);
     } catch (error) {
-      done(
-        error instanceof Failure ? error : new Failure('invalid', `the body is not JSON${placeOf(error)}`),
-      );
+      done(failureOf(error));
     }
   });
-  app.addContentTypeParser('*', (_request, payload, done) => {
-    payload.resume();
-    done(new Failure('invalid', 'the body must be JSON, sent with Content-Type: application/json'));
+  const options = { parseAs: 'buffer', bodyLimit: MAX_JSON_BYTES } as const;
+  app.addContentTypeParser<Buffer>('application/json', options, (request, bytes, done) => {
+    try {
+      refuseTrailers(request.raw);
+      demandDigests(bytes, expectedDigests(request.headers));
+      done(null, bytes.length === 0 ? undefined : jsonOf(bytes));
+    } catch (error) {
+      done(failureOf(error));
+    }
   });
   app.setValidatorCompiler<z.ZodType>(({ schema, httpPart }) => (given: unknown) => {
     const parsed = schema.safeParse(given);
@@ -50,6 +61,45 @@ export function withZod(app: FastifyInstance) {
   });
   app.setSerializerCompiler(() => (answer) => JSON.stringify(answer));
   return app.withTypeProvider<ZodTypes>();
+}
+
+/** Whether a body of this request would be JSON: what is under `/api/v1` and takes no bytes. */
+export const takesJson = ({ method, routeOptions: { url, schema } }: FastifyRequest): boolean =>
+  url !== undefined &&
+  url.startsWith('/api/v1/') &&
+  schema?.bytes?.takes === undefined &&
+  method !== 'GET' &&
+  method !== 'HEAD';
+
+/** What can be said of a body before it is asked for. @throws Failure `invalid` */
+function refuseUnread({ raw, headers }: FastifyRequest): void {
+  if (Number(headers['content-length'] ?? 0) > MAX_JSON_BYTES)
+    throw new Failure('invalid', `the body is larger than ${MAX_JSON_BYTES} bytes`);
+  const expected = expectedDigests(headers);
+  if (!hasBody(raw)) demandDigests(Buffer.alloc(0), expected);
+}
+
+/** @throws Failure `invalid` where `bytes` are not those that were announced */
+function demandDigests(bytes: Uint8Array, expected: ExpectedDigests | undefined): void {
+  if (expected === undefined) return;
+  const digester = new Digester(expected);
+  digester.update(bytes);
+  const { mismatch } = digester.end();
+  if (mismatch)
+    throw new Failure(
+      'invalid',
+      `nothing was done: the ${mismatch.name} of the body is ${mismatch.actual}, not ${mismatch.expected} as was declared`,
+    );
+}
+
+/** @throws Failure `invalid` */
+function jsonOf(bytes: Buffer): unknown {
+  if (!isUtf8(bytes)) throw new Failure('invalid', 'the body is not JSON: it is not valid UTF-8');
+  try {
+    return JSON.parse(bytes.toString('utf8'), refuseProto);
+  } catch (error) {
+    throw error instanceof Failure ? error : new Failure('invalid', `the body is not JSON${placeOf(error)}`);
+  }
 }
 
 /** Where it is wrong. The parser's own words repeat a piece of the body, which may be an address with a signature. */

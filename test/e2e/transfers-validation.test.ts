@@ -15,10 +15,10 @@ const post = (path: string, body: unknown, type = 'application/json'): Promise<R
     headers: { 'content-type': type },
   });
 
-async function expectRefusal(answer: Response, message: RegExp): Promise<void> {
+async function expectRefusal(answer: Response, message: RegExp, status = 400): Promise<void> {
   const { code, message: said } = await errorOf(answer);
   expect(said).toMatch(message);
-  expect([answer.status, code]).toEqual([400, 'INVALID_PARAMETER_VALUE']);
+  expect([answer.status, code]).toEqual([status, 'INVALID_PARAMETER_VALUE']);
 }
 
 const good = { kind: 'copy', from: 'a', to: 'b' };
@@ -91,6 +91,7 @@ describe('a submission that is wrong is refused with a sentence that says what i
     await expectRefusal(
       await post('/api/v1/transfers', 'kind=copy', 'text/plain'),
       /Content-Type: application\/json/,
+      415,
     );
   });
 });

@@ -11,7 +11,7 @@ import { contentTypeOf } from '../../../lib/transfer/media-type.ts';
 import { deleteNow, putNow } from '../../../lib/transfer/put.ts';
 import { demand } from '../auth.ts';
 import { requestBytes, requestSignal } from '../body.ts';
-import { isConditional, judge, refusePiece } from '../conditional.ts';
+import { isConditional, judge } from '../conditional.ts';
 import type { ApiDeps } from '../deps.ts';
 import { expectedDigests } from '../digest-headers.ts';
 import { sendListing } from '../listing.ts';
@@ -79,7 +79,6 @@ async function put(deps: ApiDeps, request: FastifyRequest, reply: FastifyReply):
   const { path, slash } = artifactTarget(request.raw);
   if (slash) throw new Failure('invalid', "Artifact path must include a filename (cannot end with '/').");
   demand(request.principal, 'write', path);
-  refusePiece(request.headers);
   // a preference may be passed over: whether a condition holds is known when the artifact is published
   if (prefersAsync(request) && !isConditional(request.headers)) {
     await acceptPreferred(deps, request, reply, { store: deps.artifacts.name, path });

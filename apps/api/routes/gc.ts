@@ -38,6 +38,10 @@ export function registerGc(plain: FastifyInstance, deps: ApiDeps): void {
   app.post(
     '/api/v1/gc',
     {
+      onRequest: (request, _reply, done) => {
+        demand(request.principal, 'operate');
+        done();
+      },
       schema: {
         summary: 'Collect what nobody needs any more',
         description:
@@ -51,7 +55,6 @@ export function registerGc(plain: FastifyInstance, deps: ApiDeps): void {
       },
     },
     async (request, reply) => {
-      demand(request.principal, 'operate');
       const { dryRun } = request.body;
       const tasks = GC_TASKS.filter((task) => request.body.tasks.includes(task));
       if (!dryRun) {

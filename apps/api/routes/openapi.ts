@@ -128,6 +128,7 @@ const BY_HAND = {
             'A bad path, or the bytes are not as long or not what was declared: nothing is stored.',
         },
         412: { description: 'The conditions do not hold: nothing is stored.' },
+        415: { description: 'The bytes come in a `Content-Encoding`; only `identity` is accepted.' },
         default: FAILURE,
       },
     },

@@ -9,7 +9,7 @@ import { newTransferId } from '../../../lib/ledger/ids.ts';
 import type { NewTransfer, Place, Transfer } from '../../../lib/ledger/transfer.ts';
 import { isWithin, ROOT, type StorePath } from '../../../lib/path.ts';
 import { absoluteOf, type GivenPlace, placeOf, treeOf } from '../../../lib/stores/uri.ts';
-import { answerAccepted, deadlineMsOf, enqueue, idempotencyOf, prefixOf } from '../accept.ts';
+import { answerAccepted, deadlineMsOf, enqueue, idempotencyKey, idempotencyOf, prefixOf } from '../accept.ts';
 import { demandAt, demandControl, demandPlaces, demandSight, maySee } from '../access.ts';
 import type { Principal } from '../auth.ts';
 import { sendContent } from '../content.ts';
@@ -37,6 +37,10 @@ function submitRoute(app: App, deps: ApiDeps): void {
   app.post(
     TRANSFERS,
     {
+      onRequest: (request, _reply, done) => {
+        idempotencyKey(request); // refused before the body is asked for
+        done();
+      },
       schema: {
         summary: 'Submit a transfer of one object, or of a tree',
         description: 'The answer means that it is written down: killing any process, or all, loses nothing.',

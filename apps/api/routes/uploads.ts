@@ -8,7 +8,7 @@ import { inStore } from '../../../lib/stores/uri.ts';
 import { answerAccepted, deadlineMsOf, idempotencyKey, idempotencyOf } from '../accept.ts';
 import { ARTIFACTS_STORE, demandAt } from '../access.ts';
 import { requestBytes, requestSignal } from '../body.ts';
-import { isConditional, refusePiece } from '../conditional.ts';
+import { isConditional } from '../conditional.ts';
 import type { ApiDeps } from '../deps.ts';
 import { expectedDigests } from '../digest-headers.ts';
 import { transferView, uploadOptions } from '../schemas.ts';
@@ -43,6 +43,7 @@ export function registerUploads(plain: FastifyInstance, deps: ApiDeps): void {
           'Content-MD5': 'Checked as well.',
         },
         querystring: uploadOptions,
+        answers: { 415: 'The bytes come in a `Content-Encoding`; only `identity` is accepted.' },
         response: { 202: transferView },
       },
     },
@@ -53,7 +54,6 @@ export function registerUploads(plain: FastifyInstance, deps: ApiDeps): void {
       const to = inStore(ARTIFACTS_STORE, given, deps.stores);
       const why = deps.artifacts.refuses(to.path);
       if (why !== undefined) throw new Failure('invalid', `Invalid path: ${why}`);
-      refusePiece(request.headers);
       if (isConditional(request.headers))
         throw new Failure(
           'invalid',

@@ -19,6 +19,7 @@ import { registerUploads } from './routes/uploads.ts';
 import { createSecurity } from './security.ts';
 import { targetRewriter } from './target.ts';
 import { takesJson } from './validation.ts';
+import { refusedWorkspace } from './workspace.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -28,6 +29,8 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     /** Served without credentials. */
     open?: boolean;
+    /** Served whatever workspace the request names. */
+    anyWorkspace?: boolean;
   }
 }
 
@@ -101,6 +104,11 @@ function guard(app: FastifyInstance, deps: ApiDeps): void {
     }
     if (security.isPreflight(req)) {
       void reply.code(200).type('text/plain').send('OK');
+      return;
+    }
+    const workspace = request.routeOptions.config.anyWorkspace ? undefined : refusedWorkspace(req.headers);
+    if (workspace !== undefined) {
+      sendRefusal(request, reply, 400, FAILURES.invalid.mlflow, workspace);
       return;
     }
     const refused = refusedHeaders(req, takesJson(request));

@@ -4,6 +4,7 @@ import { CONFIG_KEYS, defaultText, envNamesOf, optionOf } from '../lib/config.ts
 import { GROUPS } from '../lib/config-options.ts';
 import { FAILURES } from '../lib/errors.ts';
 import { SERIES, type SeriesSpec } from '../lib/metrics.ts';
+import { S3_OPERATIONS, type S3Operation } from '../lib/stores/drivers/s3-rights.ts';
 import { RETRY_DEFAULTS } from '../lib/stores/layers/retry.ts';
 
 const MADE = '<!-- Made by `npm run docs` from the code; edit the code instead. -->';
@@ -13,6 +14,7 @@ export const PAGES: Readonly<Record<string, () => string>> = {
   'metrics.md': metricsPage,
   'failures.md': failuresPage,
   'settings.md': settingsPage,
+  'stores.md': storesPage,
 };
 
 const cell = (text: string): string => text.replaceAll('|', '\\|');
@@ -121,6 +123,26 @@ or \`1.5GB\`, times as \`500ms\`, \`30s\`, \`10m\`, \`1h30m\` or \`7d\`; a plain
 S3 is set up by the variables that MLflow and the AWS SDK use: see the [README](../README.md).
 
 ${sections.join('\n\n')}
+`;
+}
+
+function storesPage(): string {
+  const rows = Object.values<S3Operation>(S3_OPERATIONS).map(({ does, rights, note }) => [
+    does,
+    rights.map((right) => `\`${right}\``).join(', '),
+    note,
+  ]);
+  return `# Stores
+
+${MADE}
+
+## Rights at S3
+
+Each row has all that an operation needs. A refusal names the right that is missing. Rights whose name has \`Bucket\` are on the
+bucket (\`arn:aws:s3:::bucket\`), the others on its objects (\`arn:aws:s3:::bucket/prefix/*\`). Encrypted objects need \`kms:Decrypt\`
+and \`kms:GenerateDataKey\` too.
+
+${table(['operation', 'rights', 'notes'], rows)}
 `;
 }
 

@@ -8,6 +8,10 @@ const CONDITIONS = ['if-match', 'if-none-match', 'if-modified-since', 'if-unmodi
 export const isConditional = (headers: IncomingHttpHeaders): boolean =>
   CONDITIONS.some((name) => headers[name] !== undefined);
 
+/** Whether `If-None-Match` is the only condition. */
+export const onlyIfNoneMatch = (headers: IncomingHttpHeaders): boolean =>
+  CONDITIONS.every((name) => (headers[name] !== undefined) === (name === 'if-none-match'));
+
 /** What the conditions say to a request for, or a change of, `version` (`undefined`: nothing is there). */
 export function judge(
   headers: IncomingHttpHeaders,

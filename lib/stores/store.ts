@@ -37,6 +37,12 @@ export interface HiddenObject {
   remove(): Promise<void>;
 }
 
+export interface Removed {
+  readonly removed: number;
+  /** Why nothing below the object was looked at: what lies there stays. */
+  readonly unseen?: Failure;
+}
+
 export interface NotRemoved {
   readonly path: StorePath;
   readonly failure: Failure;
@@ -172,32 +178,21 @@ export class Store {
   }
 
   /**
-   * The object at `path` and everything below it, every page of it. Counts what it removed; absent is fine.
-   * @throws Failure which names what stays, and why; all else is removed then
+   * The object at `path` and everything below it, every page of it. Counts what it saw and removed; absent is fine.
+   * Rights may not reach: an object is removed by who may not list, and `unseen` then says why nothing below it was
+   * looked at; what may be listed is removed by who may not read.
+   * @throws Failure which names what stays, and why; all else is removed then. `denied`, with nothing removed, where
+   *   neither the object nor a listing could be looked at
    */
-  async removeTree(path: StorePath, signal: AbortSignal): Promise<{ readonly removed: number }> {
-    let there = path !== ROOT && (await this.#isThere(path, signal));
-    let removed = 0;
-    const stays: NotRemoved[] = [];
-    for await (const page of this.list(path, { deep: true, links: 'name', signal })) {
-      const paths: StorePath[] = [];
-      for (const entry of page) {
-        const removable = removablePath(entry);
-        if (!isWithin(entry.path, path)) continue;
-        if (entry.path === path && entry.kind !== 'dir') {
-          there = true; // it goes last
-          continue;
-        }
-        if (removable === undefined) stays.push({ path: entry.path, failure: this.notReadable(entry) });
-        else paths.push(removable);
-      }
-      const left = await this.removeEach(paths, signal);
-      stays.push(...left);
-      removed += paths.length - left.length;
-    }
+  async removeTree(path: StorePath, signal: AbortSignal): Promise<Removed> {
+    const found = path === ROOT ? false : await this.#isThere(path, signal);
+    const below = await this.#removeBelow(path, found === true, signal);
+    if (below.unseen && found !== true) throw this.#unknown(path, found || undefined, below.unseen);
+    const { unseen, stays } = below;
+    let { removed } = below;
     if (path !== ROOT) await this.remove([path], signal);
-    if (there) removed++;
-    await this.prune(path, signal);
+    if (below.there) removed++;
+    if (!unseen) await this.prune(path, signal);
     const [first] = stays;
     if (first)
       throw new Failure(
@@ -205,7 +200,47 @@ export class Store {
         `removed ${removed} and left ${stays.length} at ${this.name}:${path}, the first: ${first.failure.message}`,
         { op: 'remove', store: this.name, path },
       );
-    return { removed };
+    return { removed, ...(unseen && { unseen }) };
+  }
+
+  /** @param there whether there is an object at `path` itself, which goes last */
+  async #removeBelow(path: StorePath, there: boolean, signal: AbortSignal) {
+    let removed = 0;
+    const stays: NotRemoved[] = [];
+    try {
+      for await (const page of this.list(path, { deep: true, links: 'name', signal })) {
+        const paths: StorePath[] = [];
+        for (const entry of page) {
+          const removable = removablePath(entry);
+          if (!isWithin(entry.path, path)) continue;
+          if (entry.path === path && entry.kind !== 'dir') {
+            there = true; // it goes last
+            continue;
+          }
+          if (removable === undefined) stays.push({ path: entry.path, failure: this.notReadable(entry) });
+          else paths.push(removable);
+        }
+        const left = await this.removeEach(paths, signal);
+        stays.push(...left);
+        removed += paths.length - left.length;
+      }
+    } catch (error) {
+      const failure = failureOf(error);
+      const nothingSeen = failure.facts.op === 'list' && removed === 0 && stays.length === 0;
+      if (failure.kind !== 'denied' || !nothingSeen) throw failure;
+      return { there, removed, stays, unseen: failure };
+    }
+    return { there, removed, stays };
+  }
+
+  #unknown(path: StorePath, notRead: Failure | undefined, notListed: Failure): Failure {
+    const of = notRead ? 'what is there' : 'what lies below it';
+    const why = notRead ? `${notRead.message}; ${notListed.message}` : notListed.message;
+    return new Failure(
+      'denied',
+      `could not remove ${this.name}:${path}: it is missing, or there is no right to know ${of}, and nothing was removed: ${why}`,
+      { op: 'remove', store: this.name, path },
+    );
   }
 
   /** Why an entry of a listing cannot be carried, or removed. */
@@ -222,13 +257,16 @@ export class Store {
     if (prune) await this.#attempt('prune', path, signal, () => prune.call(this.#driver, path, { signal }));
   }
 
-  async #isThere(path: StorePath, signal: AbortSignal): Promise<boolean> {
+  /** A failure: there is no right to know. */
+  async #isThere(path: StorePath, signal: AbortSignal): Promise<boolean | Failure> {
     try {
       await this.head(path, signal);
       return true;
     } catch (error) {
-      if (failureOf(error).kind === 'not-found') return false;
-      throw error;
+      const failure = failureOf(error);
+      if (failure.kind === 'not-found') return false;
+      if (failure.kind === 'denied') return failure;
+      throw failure;
     }
   }
 

@@ -5,7 +5,7 @@ import { Failure, failureOf } from '../errors.ts';
 import { newTransferId } from '../ledger/ids.ts';
 import type { Place, Verification } from '../ledger/transfer.ts';
 import type { Bytes, FileEntry } from '../stores/driver.ts';
-import type { PrepareOptions } from '../stores/store.ts';
+import type { PrepareOptions, Removed } from '../stores/store.ts';
 import { nameOf, storeAt, type TransferDeps } from './deps.ts';
 import { uploadJournal } from './journal.ts';
 
@@ -89,18 +89,27 @@ function prepareOptions(deps: TransferDeps, place: Place, token: string, opts: P
   };
 }
 
-/** Removes what is at `place` and everything below it. Absent is fine. @throws Failure as `putNow` */
+/**
+ * Removes what is at `place` and everything below it, as far as the store's rights reach (`Store.removeTree`). Absent is
+ * fine. @throws Failure as `putNow`
+ */
 export async function deleteNow(
   deps: TransferDeps,
   place: Place,
   opts: { readonly owner: string; readonly signal: AbortSignal },
-): Promise<{ readonly removed: number }> {
+): Promise<Removed> {
   const store = storeAt(deps, place);
-  return inTurn(deps, { id: newTransferId(), kind: 'delete', to: place }, opts, async () => ({
+  const removed = await inTurn(deps, { id: newTransferId(), kind: 'delete', to: place }, opts, async () => ({
     value: await store.removeTree(place.path, opts.signal),
     result: { outcome: 'removed', verified: [] },
     record: deps.ledger.objects.forget(place),
   }));
+  if (removed.unseen)
+    deps.log.warn(
+      { store: place.store, path: place.path, why: removed.unseen.message },
+      'removed an object; what may lie below it was not looked at, for want of a right, and stays',
+    );
+  return removed;
 }
 
 type Slot = Parameters<TransferDeps['ledger']['transfers']['takeSlot']>[0];

@@ -11,7 +11,7 @@ import { contentTypeOf } from '../../../lib/transfer/media-type.ts';
 import { deleteNow, putNow } from '../../../lib/transfer/put.ts';
 import { demand } from '../auth.ts';
 import { requestBytes, requestSignal } from '../body.ts';
-import { isConditional, judge } from '../conditional.ts';
+import { isConditional, judge, onlyIfNoneMatch } from '../conditional.ts';
 import type { ApiDeps } from '../deps.ts';
 import { expectedDigests } from '../digest-headers.ts';
 import { sendListing } from '../listing.ts';
@@ -131,8 +131,13 @@ async function writeCondition(
   signal: AbortSignal,
 ): Promise<WriteCondition> {
   if (!isConditional(req.headers)) return {};
-  const entry = await demandConditions(deps, req, path, signal);
-  if (req.headers['if-none-match']?.trim() === '*') return { mode: 'create' };
+  const create = req.headers['if-none-match']?.trim() === '*';
+  const entry = await demandConditions(deps, req, path, signal).catch((error: unknown) => {
+    // who may write and not look leaves it to the store, which decides that alone
+    if (create && onlyIfNoneMatch(req.headers) && failureOf(error).kind === 'denied') return undefined;
+    throw error;
+  });
+  if (create) return { mode: 'create' };
   const bound = req.headers['if-match'] !== undefined || req.headers['if-unmodified-since'] !== undefined;
   return entry && bound ? { ifMatch: entry.etag } : {};
 }

@@ -86,6 +86,8 @@ export class S3Connection {
   readonly #client: S3Client;
   readonly #handler: UndiciHandler;
   readonly #direct: DirectCalls;
+  /** What was asked for when an error came. */
+  readonly #commands = new WeakMap<Error, string>();
   readonly #objectArgs: Partial<PutObjectCommandInput>;
   /** Attributes that the settings give to every object. */
   readonly settled: ReadonlySet<AttributeName>;
@@ -140,6 +142,18 @@ export class S3Connection {
       },
       { step: 'build', name: 'longshoreUnsignedPayload' },
     );
+    this.#client.middlewareStack.add(
+      (next, context) => async (call) => {
+        try {
+          return await next(call);
+        } catch (error) {
+          const command = String(context.commandName).replace(/Command$/, '');
+          if (error instanceof Error) this.#commands.set(error, command);
+          throw error;
+        }
+      },
+      { step: 'initialize', name: 'longshoreCommandOfError' },
+    );
     this.#direct = new DirectCalls(this.#client.config, this.#handler);
     this.#client.middlewareStack.add(
       (next, context) => async (call) => {
@@ -168,7 +182,7 @@ export class S3Connection {
       });
     } catch (error) {
       signal.throwIfAborted();
-      throw scrub(error);
+      throw scrub(error, error instanceof Error ? this.#commands.get(error) : undefined);
     }
   }
 

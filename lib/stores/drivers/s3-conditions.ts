@@ -62,6 +62,11 @@ async function prove(s3: S3Connection, call: Call): Promise<{ create: boolean; m
         throw error;
       },
     );
+  const remove = () =>
+    s3.call(call.signal, (client, options) =>
+      client.send(new DeleteObjectCommand({ ...s3.common, Key }), options),
+    );
+  await remove(); // who may not remove it must not write it: it would stay for good
   await put({});
   try {
     return {
@@ -70,11 +75,7 @@ async function prove(s3: S3Connection, call: Call): Promise<{ create: boolean; m
     };
   } finally {
     // where this fails one empty hidden object stays behind, which gc removes if anybody may
-    await s3
-      .call(call.signal, (client, options) =>
-        client.send(new DeleteObjectCommand({ ...s3.common, Key }), options),
-      )
-      .catch(() => undefined);
+    await remove().catch(() => undefined);
   }
 }
 

@@ -112,7 +112,7 @@ export class DirectCalls {
     const { response } = await this.#handler.handle(request, { abortSignal: signal, takesPieces: true });
     const { statusCode, headers, body } = response;
     if (statusCode >= 200 && statusCode < 300) return answerOf(headers, body);
-    const error = errorOf(statusCode, headers, body as Uint8Array);
+    const error = errorOf(call.command, statusCode, headers, body as Uint8Array);
     if (!ELSEWHERE.has(error.code) && statusCode !== 301 && statusCode !== 307) throw error;
     this.#patterns.clear();
     this.#refused ||= error.code === REFUSED_SIGNATURE; // whatever it minds, the SDK knows better
@@ -194,7 +194,12 @@ function answerOf(headers: Readonly<Record<string, string>>, body: unknown): Ans
   };
 }
 
-function errorOf(status: number, headers: Readonly<Record<string, string>>, body: Uint8Array): S3Error {
+function errorOf(
+  command: string,
+  status: number,
+  headers: Readonly<Record<string, string>>,
+  body: Uint8Array,
+): S3Error {
   const xml = Buffer.from(body).toString('utf8');
   const text = (tag: string): string =>
     (new RegExp(`<${tag}>([^<]*)</${tag}>`).exec(xml)?.[1] ?? '').replace(
@@ -207,6 +212,7 @@ function errorOf(status: number, headers: Readonly<Record<string, string>>, body
     status,
     requestId: headers['x-amz-request-id'],
     retryAfterMs: retryAfter(headers['retry-after']),
+    command,
   });
 }
 const ENTITIES: Readonly<Record<string, string>> = {

@@ -4,6 +4,7 @@
  */
 import { Failure, type FailureKind } from '../../errors.ts';
 import type { Classified } from '../driver.ts';
+import { neededFor } from './s3-rights.ts';
 
 /** One failed call: the server's or connection's own code and words, nothing else of the request or answer. */
 export class S3Error extends Error {
@@ -13,10 +14,13 @@ export class S3Error extends Error {
   readonly status: number | undefined;
   readonly requestId: string | undefined;
   readonly retryAfterMs: number | undefined;
+  /** The SDK's name of what was asked for; undefined: not known. */
+  readonly command: string | undefined;
 
   constructor(facts: {
     code: string;
     message: string;
+    command?: string | undefined;
     status?: number | undefined;
     requestId?: string | undefined;
     retryAfterMs?: number | undefined;
@@ -27,6 +31,7 @@ export class S3Error extends Error {
     this.status = facts.status;
     this.requestId = facts.requestId;
     this.retryAfterMs = facts.retryAfterMs;
+    this.command = facts.command;
   }
 }
 
@@ -42,7 +47,7 @@ const NO_CODE = new Set([
 ]);
 
 /** Anything thrown by a call as something that may be kept, logged and shown; failures and abort reasons stay as they are. */
-export function scrub(error: unknown): unknown {
+export function scrub(error: unknown, command?: string): unknown {
   if (error instanceof Failure || error instanceof S3Error) return error;
   if (!(error instanceof Error))
     return new S3Error({ code: '', message: 'the call failed without saying why' });
@@ -64,6 +69,7 @@ export function scrub(error: unknown): unknown {
     status,
     requestId: facts.$metadata?.requestId?.split(',')[0],
     retryAfterMs: retryAfter(facts.$response?.headers?.['retry-after']),
+    command,
   });
 }
 
@@ -257,9 +263,10 @@ export function classifyS3(error: unknown): Classified {
   const detail = [known.code, known.status, known.requestId && `request ${known.requestId}`]
     .filter(Boolean)
     .join(', ');
+  const needed = kind === 'denied' && known.command !== undefined && neededFor(known.command);
   return {
     kind,
-    message: `${words ?? 'the store gave no reason'}${detail ? ` (${detail})` : ''}`,
+    message: `${words ?? 'the store gave no reason'}${detail ? ` (${detail})` : ''}${needed ? `: ${needed}` : ''}`,
     ...(known.retryAfterMs === undefined ? {} : { retryAfterMs: known.retryAfterMs }),
   };
 }

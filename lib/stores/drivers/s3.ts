@@ -1,8 +1,7 @@
 /**
  * S3 and what speaks it. Tested on MinIO (2026-02) and versitygw 1.8.
  *
- * Rights: GetObject, PutObject, DeleteObject, ListBucket, AbortMultipartUpload, ListMultipartUploadParts,
- * ListBucketMultipartUploads; GetObjectTagging and PutObjectTagging where copies shall keep tags; kms:Decrypt and kms:GenerateDataKey where objects are encrypted so.
+ * Rights: `s3-rights.ts` has them by operation; kms:Decrypt and kms:GenerateDataKey where objects are encrypted so.
  * Creates objects at `<prefix>/<path>` with the metadata `longshore-token`, multipart uploads on their way to one, and
  * on the first conditional write of a process one empty `<prefix>/.longshore-…`, removed at once.
  * Leaves behind: multipart uploads that nobody finished (gc aborts those whose ids are in the ledger: nothing else tells
@@ -342,7 +341,11 @@ export class S3Driver implements Driver {
       const page = together.slice(at, at + DELETE_PAGE);
       for (const { Key, Code, Message } of await this.#removePage(page, call)) {
         const path = keys.get(Key ?? '');
-        const error = new S3Error({ code: Code ?? '', message: Message ?? 'the server gave no reason' });
+        const error = new S3Error({
+          code: Code ?? '',
+          message: Message ?? 'the server gave no reason',
+          command: 'DeleteObjects',
+        });
         if (path === undefined) throw error; // one of them is still there, and the server does not say which
         if (!isAbsent(error, Key ?? '')) failures.push({ path, error });
       }

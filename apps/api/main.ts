@@ -71,7 +71,12 @@ async function look(store: Store, { log }: Deps, closing: AbortSignal): Promise<
     for await (const _ of store.list(NOWHERE, { deep: false, signal: patience.signal })) break;
   } catch (error) {
     const { kind, message } = failureOf(error);
-    if (kind !== 'interrupted')
+    if (kind === 'denied')
+      log.warn(
+        { store: store.name, uri: store.uri, why: message },
+        'a store may not be listed; what needs no listing can be tried',
+      );
+    else if (kind !== 'interrupted')
       log.error({ store: store.name, uri: store.uri, kind }, `a store cannot be used now: ${message}`);
   }
 }

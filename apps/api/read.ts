@@ -147,7 +147,12 @@ async function explainMissing(
 ): Promise<Failure> {
   const directory = new Failure('invalid', `Artifact path refers to a directory, not a file: '${path}'`);
   if (path === '') return directory;
-  for await (const page of deps.artifacts.list(path, { deep: false, signal }))
-    if (page.length > 0) return directory;
+  try {
+    for await (const page of deps.artifacts.list(path, { deep: false, signal }))
+      if (page.length > 0) return directory;
+  } catch (error) {
+    // that there is no such object the store has said already, where it was asked for one
+    if (failureOf(error).kind !== 'denied' || slash !== '') throw error;
+  }
   return new Failure('not-found', `No such artifact: '${path}${slash}'`);
 }

@@ -65,8 +65,7 @@ export function withZod(app: FastifyInstance) {
 
 /** Whether a body of this request would be JSON: what is under `/api/v1` and takes no bytes. */
 export const takesJson = ({ method, routeOptions: { url, schema } }: FastifyRequest): boolean =>
-  url !== undefined &&
-  url.startsWith('/api/v1/') &&
+  url?.startsWith('/api/v1/') === true &&
   schema?.bytes?.takes === undefined &&
   method !== 'GET' &&
   method !== 'HEAD';

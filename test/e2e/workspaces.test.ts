@@ -62,7 +62,7 @@ test.each([
 test.each(['default', '', ' ', ' default '])(
   'the workspace %j is the default one, and served',
   async (name) => {
-    for (const { method, path } of everything()) {
+    for (const { method, path } of everything().filter(({ path }) => !path.endsWith('/events'))) {
       const answer = await ask(method, path, [`X-MLFLOW-WORKSPACE: ${name}`]);
       expect([method, path, answer]).not.toEqual([
         method,

@@ -12,6 +12,7 @@ const COPY = 's3:GetObject on the source and s3:PutObject on the target';
 const COMMANDS: Readonly<Record<string, string>> = {
   HeadObject: READ,
   GetObject: READ,
+  GetObjectTagging: 'reading the tags of an object needs s3:GetObjectTagging on it',
   ListObjectsV2: 'listing needs s3:ListBucket on the bucket',
   PutObject: `writing needs ${WRITE}`,
   CreateMultipartUpload: `an upload in parts needs ${WRITE}`,
@@ -46,9 +47,19 @@ export const S3_OPERATIONS = {
     note: 'one that is missing answers 403, not 404, without s3:ListBucket',
   },
   list: { does: 'list; source of a tree', rights: ['s3:ListBucket'], note: '403 without it' },
-  put: { does: 'PUT; an upload or copy to here', rights: ['s3:PutObject'], note: '403 without it' },
+  put: { does: 'PUT', rights: ['s3:PutObject'], note: '403 without it' },
+  transfer: {
+    does: 'a transfer to here',
+    rights: ['s3:PutObject'],
+    note: 's3:GetObject too where a worker died while it published: what is there is looked at first',
+  },
+  transferFail: {
+    does: 'a transfer to here with `onExists` other than `replace`',
+    rights: ['s3:GetObject', 's3:PutObject', 's3:DeleteObject'],
+    note: 's3:ListBucket too where the server (Amazon) answers 403 for what is missing without it; s3:DeleteObject is for the canary, as with `If-None-Match`',
+  },
   create: {
-    does: 'PUT with `If-None-Match: *`; `onExists` other than `replace`',
+    does: 'PUT with `If-None-Match: *`',
     rights: ['s3:PutObject', 's3:DeleteObject'],
     note: 's3:DeleteObject removes the canary that tries, once a process, whether the server obeys conditions; without it nothing is written',
   },
@@ -80,7 +91,7 @@ export const S3_OPERATIONS = {
   copy: {
     does: 'a copy on the server’s side',
     rights: ['s3:GetObject', 's3:PutObject'],
-    note: 's3:GetObject on the source’s bucket as well as on the target',
+    note: 's3:GetObject on the source’s bucket as well as on the target. Tags are carried with s3:GetObjectTagging on the source and s3:PutObjectTagging on the target; without them the copy is made, and its result names them as not kept',
   },
   pending: {
     does: 'gc: count uploads in parts that nobody finished',

@@ -5,7 +5,7 @@
 import { pause, throwIfAborted } from '../deadline.ts';
 import { Failure, failureOf } from '../errors.ts';
 import { noCounts, type Place, type Transfer, type TreeCounts, type TreePage } from '../ledger/transfer.ts';
-import { ROOT, type StorePath } from '../path.ts';
+import type { StorePath } from '../path.ts';
 import { nameOf, storeAt } from './deps.ts';
 import type { PartJobs } from './parts.ts';
 import { notKeptIn } from './tree-endings.ts';

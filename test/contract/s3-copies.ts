@@ -123,11 +123,11 @@ export function s3Copies(server: () => S3Server): void {
       const kinds: string[] = [];
       for (answer of told)
         for (const copy of [
-          driver.serverCopy.copy(from, parsePath('x'), writeCall()),
-          driver.serverCopy.part(from, { start: 0, end: 100 }, upload, { number: 1 }, writeCall()),
+          () => driver.serverCopy.copy(from, parsePath('x'), writeCall()),
+          () => driver.serverCopy.part(from, { start: 0, end: 100 }, upload, { number: 1 }, writeCall()),
         ])
           kinds.push(
-            await copy.then(
+            await copy().then(
               () => 'ok',
               (error: unknown) => driver.classify(error).kind,
             ),

@@ -3,6 +3,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { chmodSync, mkdirSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { gzipSync } from 'node:zlib';
 import {
   GetObjectTaggingCommand,
   HeadObjectCommand,
@@ -16,6 +17,7 @@ import { startMinio } from '../servers/minio.ts';
 import { startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
 import type { S3Server } from '../servers/s3.ts';
+import { TIMINGS } from './quay.ts';
 import { Service } from './service.ts';
 import { startWorker } from './worker-process.ts';
 
@@ -30,7 +32,7 @@ const SAID: Partial<PutObjectCommandInput> = {
   ContentLanguage: 'nb',
   Expires: new Date('2065-10-21T07:28:00Z'),
   StorageClass: 'REDUCED_REDUNDANCY',
-  Metadata: { team: 'vision', note: 'grå ☃' },
+  Metadata: { team: 'vision', note: 'a  b=c;d' },
   Tagging: 'stage=prod&owner=a%2Bb',
 };
 const NAMES = [
@@ -210,6 +212,7 @@ requireServer('redis', 'minio')('what an object carries beside its bytes', () =>
         to: `${name}-2`,
         preserve,
       });
+      expect(across.failure).toBeUndefined();
       expect(across.result?.notKeptFiles).toEqual({ mode: 2, modified: 2 });
     }
   });
@@ -243,6 +246,21 @@ requireServer('redis', 'minio')('what an object carries beside its bytes', () =>
     expect((await tell('same/b')).cache).toBeUndefined();
   });
 
+  test("is no part of what MLflow's route serves: the stored bytes, as they are, whole or a range", async () => {
+    const stored = gzipSync(randomBytes(3000));
+    await put('packed', stored);
+    for (const [range, wanted] of [
+      [undefined, stored],
+      ['bytes=100-199', stored.subarray(100, 200)],
+    ] as const) {
+      const answer = await service.fetch('/api/2.0/mlflow-artifacts/artifacts/packed', {
+        headers: { 'accept-encoding': 'gzip', ...(range && { range }) },
+      });
+      expect(answer.headers.get('content-encoding')).toBeNull();
+      expect(Buffer.from(await answer.arrayBuffer()).equals(wanted)).toBe(true);
+    }
+  });
+
   test('outlives the worker that began its parts', async () => {
     await put('killed/from', randomBytes(12 * THRESHOLD));
     const said = await tell('killed/from');
@@ -258,7 +276,7 @@ requireServer('redis', 'minio')('what an object carries beside its bytes', () =>
     }
     await first.kill();
     await expect(s3.send(new HeadObjectCommand({ Bucket: 'lake', Key: Prefix }))).rejects.toThrow();
-    await service.startWorker();
+    await service.startWorker(TIMINGS);
     expect(await service.ended(id)).toMatchObject(kept);
     expect(await tell('killed/to')).toEqual(said);
   }, 120_000);

@@ -2,10 +2,12 @@
  * The folder that holds everything, and who owns it. One `up` at a time: ownership is an exclusive lock on a file that
  * the kernel takes back when its holder dies, however it dies, so that no lock is ever stale, no process id is mistaken
  * for a later one, and containers that share the folder see each other. What the lock's holder says of itself stands in
- * `owner.json`, for people only.
+ * `owner.json`, for people only. That file is ours where it has the mark that is kept in the lock: one that lies there
+ * under our name is neither written over nor removed.
  */
+import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { chmod, readFile, rm, stat, statfs, writeFile } from 'node:fs/promises';
+import { chmod, link, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -22,6 +24,9 @@ export interface DataFolder {
 const LOCK = 'owner.lock';
 const OWNER = 'owner.json';
 const SQLITE_BUSY = 5;
+const SQLITE_NOTADB = 26;
+/** Of the lock, as SQLite files say what they are of; 'Long'. */
+const APPLICATION = 0x4c6f6e67;
 
 /**
  * Makes it, for this user only, and takes it.
@@ -30,39 +35,48 @@ const SQLITE_BUSY = 5;
  */
 export async function ownDataFolder(path: string): Promise<DataFolder> {
   await prepareFolder(path);
-  const lock = takeLock(path);
+  const { lock, mark } = takeLock(path);
   const owner = join(path, OWNER);
-  const said = `${JSON.stringify({ pid: process.pid, host: hostname(), since: new Date().toISOString() })}\n`;
-  let recovered: boolean;
+  const said = { pid: process.pid, host: hostname(), since: new Date().toISOString(), mark };
   try {
-    recovered = await isLeftBehind(owner);
-    await writeFile(owner, said);
+    const found = await ownerFile(owner);
+    if (found !== undefined && !isMarked(found, mark))
+      throw new Failure(
+        'invalid',
+        `could not use the data folder: ${owner} is not one that a Longshore has written here, and would be overwritten; move it, or choose another folder with --data`,
+      );
+    const whole = `${owner}.${mark}`; // nobody else knows this name
+    // a crash of the machine must not leave one that is empty, which would be nobody's
+    await writeFile(whole, `${JSON.stringify(said)}\n`, { flush: true });
+    if (found === undefined) await link(whole, owner); // whoever puts one there in between keeps it
+    await (found === undefined ? rm(whole) : rename(whole, owner));
+    return {
+      path,
+      recovered: found !== undefined,
+      async release() {
+        if (isMarked(await ownerFile(owner).catch(() => undefined), mark)) await rm(owner, { force: true });
+        lock.close();
+      },
+    };
   } catch (error) {
     lock.close();
     throw error instanceof Failure ? error : unusable(path, error);
   }
-  return {
-    path,
-    recovered,
-    async release() {
-      if ((await readFile(owner, 'utf8').catch(() => undefined)) === said) await rm(owner, { force: true });
-      lock.close();
-    },
-  };
 }
 
-/** Whether an owner before us has left its word there. @throws Failure `invalid`: it is somebody else's file */
-async function isLeftBehind(owner: string): Promise<boolean> {
-  const text = await readFile(owner, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'ENOENT') throw error;
-    return undefined;
+/** Undefined: there is none. */
+const ownerFile = (path: string): Promise<string | undefined> =>
+  readFile(path, 'utf8').catch((error: unknown) => {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
   });
-  // a crash of the machine may leave it empty, or half of it
-  if (text === undefined || /^(\0*|\{"pid":\d+(,"host":.*)?)\n?$/s.test(text)) return text !== undefined;
-  throw new Failure(
-    'invalid',
-    `could not use the data folder: ${owner} is not one that a Longshore has written, and would be overwritten; move it, or choose another folder with --data`,
-  );
+
+function isMarked(text: string | undefined, mark: string): boolean {
+  try {
+    return text !== undefined && (JSON.parse(text) as { mark?: unknown } | null)?.mark === mark;
+  } catch {
+    return false;
+  }
 }
 
 /** Makes it, for this user only, and looks whether it is fit. @throws Failure as `ownDataFolder` */
@@ -109,15 +123,30 @@ function unusable(path: string, error: unknown): Failure {
   }
 }
 
-function takeLock(path: string): DatabaseSync {
+/** `mark`: made once with the lock, by which what else is in the folder is known to be of its owners. */
+function takeLock(path: string): { readonly lock: DatabaseSync; readonly mark: string } {
   let lock: DatabaseSync | undefined;
   try {
     lock = new DatabaseSync(join(path, LOCK), { timeout: 0 });
     lock.exec('PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE');
-    return lock;
+    const isEmpty = lock.prepare('SELECT count(*) AS count FROM sqlite_schema').get()?.count === 0;
+    if (!isEmpty && lock.prepare('PRAGMA application_id').get()?.application_id !== APPLICATION)
+      throw notOurs(path);
+    lock.exec(
+      `PRAGMA application_id = ${APPLICATION}; CREATE TABLE IF NOT EXISTS folder (mark TEXT NOT NULL)`,
+    );
+    const kept = lock.prepare('SELECT mark FROM folder').get()?.mark;
+    const mark = typeof kept === 'string' ? kept : randomBytes(16).toString('hex');
+    if (kept !== mark) lock.prepare('INSERT INTO folder (mark) VALUES (?)').run(mark);
+    // in exclusive mode the lock outlives its transactions
+    lock.exec('COMMIT; BEGIN EXCLUSIVE');
+    return { lock, mark };
   } catch (error) {
     lock?.close();
-    if ((error as { errcode?: number }).errcode === SQLITE_BUSY)
+    if (error instanceof Failure) throw error;
+    const { errcode } = error as { errcode?: number };
+    if (errcode === SQLITE_NOTADB) throw notOurs(path);
+    if (errcode === SQLITE_BUSY)
       throw new Failure(
         'busy',
         `the data folder ${path} is in use by ${ownerOf(path)}; stop it, or choose another with --data`,
@@ -131,6 +160,12 @@ function takeLock(path: string): DatabaseSync {
     );
   }
 }
+
+const notOurs = (path: string): Failure =>
+  new Failure(
+    'invalid',
+    `could not use the data folder ${path}: ${LOCK} in it was not made by longshore; move it away, or choose another folder with --data`,
+  );
 
 function ownerOf(path: string): string {
   try {

@@ -24,9 +24,9 @@ export interface Collected {
   readonly items: number;
   /** Bytes that went, or would go, where that is known. */
   readonly bytes: number;
-  /** What could not be removed; the next run tries again. */
+  /** What could not be removed, or looked at; the next run tries again. */
   readonly failed: number;
-  /** Of `uploads`: by store, what stays because nobody can say whose it is. */
+  /** Of `uploads`: by store that could be looked at, what stays because nobody can say whose it is. */
   readonly unproven?: ReadonlyMap<string, UnprovenUploads>;
 }
 export interface GcOptions {
@@ -63,6 +63,20 @@ class Tally {
       this.#deps.log.warn(
         { what, err: failureOf(error).message },
         'gc could not remove this; the next run tries again',
+      );
+    }
+  }
+
+  /** A store that cannot be looked at, or does not let us list uploads, keeps no other one. @throws when stopped */
+  async look(store: Store, signal: AbortSignal, work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      throwIfAborted(signal);
+      this.failed++;
+      this.#deps.log.warn(
+        { store: store.name, err: failureOf(error).message },
+        'gc could not look at all of this store; the next run tries again',
       );
     }
   }
@@ -147,8 +161,10 @@ async function uploads(deps: TransferDeps, opts: GcOptions): Promise<Collected> 
   }
   const unproven = new Map<string, UnprovenUploads>();
   for (const store of deps.stores.values()) {
-    await leftovers(deps, store, opts, tally);
-    unproven.set(store.name, await unprovenUploads(deps, store, { beforeMs, signal: opts.signal }));
+    await tally.look(store, opts.signal, () => leftovers(deps, store, opts, tally));
+    await tally.look(store, opts.signal, async () => {
+      unproven.set(store.name, await unprovenUploads(deps, store, { beforeMs, signal: opts.signal }));
+    });
   }
   const { items, bytes, failed } = tally;
   return { items, bytes, failed, unproven };

@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
+import { Failure } from '../../lib/errors.ts';
 import type { GcTask } from '../../lib/jobs/jobs.ts';
 import { parsePath } from '../../lib/path.ts';
 import { COLLECT } from '../../lib/transfer/gc.ts';
@@ -130,6 +131,25 @@ requireServer('redis')('a collection', () => {
     expect(await collect('uploads')).toMatchObject({ items: 1, failed: 0 });
     expect(there()).toBe(false);
     expect(await ledger.uploads.partedOf(id)).toEqual([]);
+  });
+
+  test('of uploads takes what it can reach where a store cannot be looked at, and says that something was not', async () => {
+    quay = await openQuay({
+      redisUrl: redis.url,
+      around: (name, driver) => {
+        if (name !== 'artifacts') return driver;
+        // as a bucket answers whose policy lets nobody list
+        driver.leftovers = () => {
+          throw new Failure('denied', 'listing is not allowed');
+        };
+        return driver;
+      },
+    });
+    const left = quay.fileOf(quay.hidden.nameIn('', 't-1'), 'other');
+    writeFileSync(left, 'x');
+    age(left, 25 * 3600_000);
+    expect(await collect('uploads')).toMatchObject({ items: 1, failed: 1 });
+    expect(existsSync(left)).toBe(false);
   });
 
   test('of history takes ended transfers past their retention', async () => {

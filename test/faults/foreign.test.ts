@@ -14,7 +14,7 @@ import { Shore } from './foreign.ts';
 import { countIn, hasEnded, jobKeysIn, rowsIn } from './oracle.ts';
 import { until } from './scene.ts';
 import { randomOf, seedOf } from './seed.ts';
-import type { Service, Target } from './service.ts';
+import type { Service } from './service.ts';
 import { type Random, Source } from './sources.ts';
 
 const MIB = 1024 * 1024;
@@ -108,95 +108,93 @@ async function gcAmid(side: Service, told: () => void, isEnough: () => boolean):
 }
 
 requireServer('redis', 'minio')('two installations on one folder, one bucket and one staging folder', () => {
-  for (const root of ['folder', 'MinIO'] satisfies Target[])
-    test(
-      `with the ${root} as artifact root remove nothing of others, and leave nothing of their own but uploads that are counted as unproven`,
-      async () => {
-        const startedMs = Date.now();
-        const random = randomOf(seedOf(`foreign on ${root}`));
-        const shore = await Shore.open(root, WORKERS);
-        const loads = shore.sides.map((side, n) => new Load(side, 'ab'[n]!, random));
-        try {
-          await makeTree(shore.trees);
-          shore.plantFiles(1000, DIRS);
-          await shore.plantKeys(KEYS, DIRS);
-          await shore.plantUploads([
-            'mix/deep/put-a-1',
-            'mix/deep/up-b-2',
-            'tree/large',
-            'theirs',
-            'mix/theirs',
-          ]);
-          shore.leaveOwn(DIRS);
+  test(
+    'remove nothing of others, and leave nothing of their own but uploads that are counted as unproven',
+    async () => {
+      const startedMs = Date.now();
+      const random = randomOf(seedOf('foreign'));
+      const shore = await Shore.open(WORKERS);
+      const loads = shore.sides.map((side, n) => new Load(side, 'ab'[n]!, random));
+      try {
+        await makeTree(shore.trees);
+        shore.plantFiles(1000, DIRS);
+        await shore.plantKeys(KEYS, DIRS);
+        await shore.plantUploads([
+          'mix/deep/put-a-1',
+          'mix/deep/up-b-2',
+          'tree/large',
+          'theirs',
+          'mix/theirs',
+        ]);
+        shore.leaveOwn(DIRS);
 
-          // under load, with kills, and collections of both at once
-          let kills = 0;
-          const runs = shore.sides.map(() => 0);
-          const isEnough = (): boolean => kills >= KILLS && Math.min(...runs) >= COLLECTIONS;
-          const load = Promise.all(loads.map((one) => one.until(isEnough)));
-          const gcs = Promise.all(shore.sides.map((side, n) => gcAmid(side, () => runs[n]!++, isEnough)));
-          const killing = (async () => {
-            for (; !isEnough(); kills++) {
-              await sleep(200 + random() * 500);
-              const role = pick(pick(shore.sides, random)!.roles, random)!;
-              await role.ready;
-              role.kill();
-            }
-          })();
-          await Promise.all([killing, load, gcs]);
-          expect(await shore.missing()).toEqual([]);
-
-          let outlived = 0;
-          // one lies dead amid its work while the other collects, a day on, again and again
-          for (const [n, dead] of shore.sides.entries()) {
-            const other = shore.sides[1 - n]!;
-            await settled(other);
-            let isOver = false;
-            const sending = loads[n]!.until(() => isOver);
-            await until('something on its way', SETTLE_MS, async () =>
-              (await shore.onTheirWay(other)).size > 0 ? true : undefined,
-            );
-            await Promise.all(dead.roles.map((role) => role.halt()));
-            shore.leaveOwn(DIRS, [dead]);
-            const own = await shore.onTheirWay(other);
-            expect(own.size).toBeGreaterThan(0);
-            for (let run = 0; run < 3; run++) await other.collect();
-            const after = await shore.onTheirWay();
-            expect([...own].filter(([name, what]) => after.get(name) !== what)).toEqual([]);
-            outlived += own.size;
-            isOver = true;
-            await Promise.all(dead.roles.map((role) => role.resume()));
-            await sending;
+        // under load, with kills, and collections of both at once
+        let kills = 0;
+        const runs = shore.sides.map(() => 0);
+        const isEnough = (): boolean => kills >= KILLS && Math.min(...runs) >= COLLECTIONS;
+        const load = Promise.all(loads.map((one) => one.until(isEnough)));
+        const gcs = Promise.all(shore.sides.map((side, n) => gcAmid(side, () => runs[n]!++, isEnough)));
+        const killing = (async () => {
+          for (; !isEnough(); kills++) {
+            await sleep(200 + random() * 500);
+            const role = pick(pick(shore.sides, random)!.roles, random)!;
+            await role.ready;
+            role.kill();
           }
+        })();
+        await Promise.all([killing, load, gcs]);
+        expect(await shore.missing()).toEqual([]);
 
-          await Promise.all(shore.sides.map(settled));
-          await Promise.all(shore.sides.map((side) => side.stopRoles()));
-          for (const side of shore.sides) await side.collect();
-          const told = await Promise.all(shore.sides.map((side) => side.collect()));
-          expect(await shore.missing()).toEqual([]);
-          const left = [...(await shore.onTheirWay()).keys()];
-          expect(left.filter((what) => !what.startsWith('upload '))).toEqual([]);
-          // all that is pending is told by each of them, and nothing else
-          const pending = (await shore.pending()).map(({ UploadId }) => UploadId);
-          const store = root === 'folder' ? 'other' : 'artifacts';
-          for (const unproven of told) {
-            const { count, uploads } = unproven.get(store)!;
-            expect(count).toBe(pending.length);
-            expect(uploads.map(({ id }) => id).toSorted()).toEqual(
-              pending.map((id) => id.slice(0, 12)).toSorted(),
-            );
-          }
-          for (const side of shore.sides) expect(countIn(side.ledger, 'uploads')).toBe(0);
-          console.log(
-            `foreign on ${root}: ${kills} kills, ${loads.map(({ sent }) => sent).join(' and ')} sent, ${runs.join(' and ')} ` +
-              `collections amid; ${shore.files.size} files, ${shore.keys.size} keys, ${shore.uploads.size} uploads of others: all there; ${outlived} of the dead outlived collections of the other; ` +
-              `${pending.length - shore.uploads.size} unproven uploads of ours; ${Date.now() - startedMs} ms`,
+        let outlived = 0;
+        // one lies dead amid its work while the other collects, a day on, again and again
+        for (const [n, dead] of shore.sides.entries()) {
+          const other = shore.sides[1 - n]!;
+          await settled(other);
+          let isOver = false;
+          const sending = loads[n]!.until(() => isOver);
+          await until('something on its way', SETTLE_MS, async () =>
+            (await shore.onTheirWay(other)).size > 0 ? true : undefined,
           );
-        } finally {
-          await Promise.all(loads.map((one) => one.close()));
-          await shore.close();
+          await Promise.all(dead.roles.map((role) => role.halt()));
+          shore.leaveOwn(DIRS, [dead]);
+          const own = await shore.onTheirWay(other);
+          expect(own.size).toBeGreaterThan(0);
+          for (let run = 0; run < 3; run++) await other.collect();
+          const after = await shore.onTheirWay();
+          expect([...own].filter(([name, what]) => after.get(name) !== what)).toEqual([]);
+          outlived += own.size;
+          isOver = true;
+          await Promise.all(dead.roles.map((role) => role.resume()));
+          await sending;
         }
-      },
-      TEST_MS,
-    );
+
+        await Promise.all(shore.sides.map(settled));
+        await Promise.all(shore.sides.map((side) => side.stopRoles()));
+        for (const side of shore.sides) await side.collect();
+        const told = await Promise.all(shore.sides.map((side) => side.collect()));
+        expect(await shore.missing()).toEqual([]);
+        const left = [...(await shore.onTheirWay()).keys()];
+        expect(left.filter((what) => !what.startsWith('upload '))).toEqual([]);
+        // all that is pending is told by each of them, and nothing else
+        const pending = (await shore.pending()).map(({ UploadId }) => UploadId);
+        for (const [n, unproven] of told.entries()) {
+          const { count, uploads } = unproven.get(n === 0 ? 'other' : 'artifacts')!;
+          expect(count).toBe(pending.length);
+          expect(uploads.map(({ id }) => id).toSorted()).toEqual(
+            pending.map((id) => id.slice(0, 12)).toSorted(),
+          );
+        }
+        for (const side of shore.sides) expect(countIn(side.ledger, 'uploads')).toBe(0);
+        console.log(
+          `foreign: ${kills} kills, ${loads.map(({ sent }) => sent).join(' and ')} sent, ${runs.join(' and ')} ` +
+            `collections amid; ${shore.files.size} files, ${shore.keys.size} keys, ${shore.uploads.size} uploads of others: all there; ${outlived} of the dead outlived collections of the other; ` +
+            `${pending.length - shore.uploads.size} unproven uploads of ours; ${Date.now() - startedMs} ms`,
+        );
+      } finally {
+        await Promise.all(loads.map((one) => one.close()));
+        await shore.close();
+      }
+    },
+    TEST_MS,
+  );
 });

@@ -18,7 +18,7 @@ import { OTHERS } from '../hidden.ts';
 import { startMinio } from '../servers/minio.ts';
 import type { S3Server } from '../servers/s3.ts';
 import { filesIn } from './oracle.ts';
-import { Service, type Target } from './service.ts';
+import { Service } from './service.ts';
 
 export const SHARED = 'shared';
 const DAY_S = 24 * 3600;
@@ -51,19 +51,22 @@ export class Shore {
     for (const folder of [this.folder, this.staging, this.trees]) mkdirSync(folder);
   }
 
-  /** `root`: what both have as their artifact root; the other one is their store `other`. */
-  static async open(root: Target, workers: number): Promise<Shore> {
+  /** One has the folder as its artifact root and the bucket as the store `other`, the other one has it the other way. */
+  static async open(workers: number): Promise<Shore> {
     const minio = await startMinio();
     await minio.makeBucket(SHARED);
     const shore = new Shore(minio);
     const bucket = `s3://${SHARED}/pre`;
-    for (let n = 0; n < 2; n++)
+    for (const [root, other] of [
+      [shore.folder, bucket],
+      [bucket, shore.folder],
+    ])
       shore.sides.push(
         await Service.start('folder', workers, {
           env: minio.env,
           settings: {
-            artifactsDestination: root === 'folder' ? shore.folder : bucket,
-            stores: { other: root === 'folder' ? bucket : shore.folder, trees: shore.trees },
+            artifactsDestination: root,
+            stores: { other, trees: shore.trees },
             stagingUri: shore.staging,
             partThresholdBytes: 17 * 1024 * 1024,
           },

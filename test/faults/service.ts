@@ -91,6 +91,7 @@ export class Service {
   readonly #elsewhere: Record<string, string>;
   readonly minio: S3Server | undefined;
   readonly line: Line | undefined;
+  #unproven: readonly { readonly path: string; readonly id: string }[] = [];
 
   private constructor(
     redis: RedisServer,
@@ -226,18 +227,29 @@ export class Service {
       await COLLECT.staging(deps, opts);
       const { unproven } = await COLLECT.uploads(deps, opts);
       await COLLECT.downloads(deps, opts);
+      this.#unproven = (unproven?.get('artifacts')?.uploads ?? []).map(({ path, id }) => ({ path, id }));
       return unproven ?? new Map();
     } finally {
       await deps.close();
     }
   }
 
-  /** In staging, at the target, in Redis and in the ledger. */
+  /**
+   * In staging, at the target, in Redis and in the ledger; without the uploads that the last collection has told as
+   * unproven, of which each kill may leave one: between its begin and its row.
+   */
   async leftBehind(paths: readonly string[]): Promise<string[]> {
     const open = countIn(this.ledger, 'uploads');
+    const kills = Object.entries(this.points.counts()).reduce(
+      (sum, [what, count]) => sum + (what.startsWith('kill.') ? count : 0),
+      0,
+    );
+    const isTold = (name: string): boolean =>
+      this.#unproven.some(({ path, id }) => name.startsWith(`upload ${id}`) && name.endsWith(` of ${path}`));
     return [
       ...filesIn(this.staging).map((name) => `staged ${name}`),
-      ...(await this.shelf.hidden(paths)).map((name) => `hidden ${name}`),
+      ...(await this.shelf.hidden(paths)).filter((name) => !isTold(name)).map((name) => `hidden ${name}`),
+      ...(this.#unproven.length > kills ? [`${this.#unproven.length} unproven uploads`] : []),
       ...(await this.attic.hidden(paths)).map((name) => `hidden in the attic ${name}`),
       ...(await jobKeysIn(this.redis.url)).map((key) => `in Redis: ${key}`),
       ...(open > 0 ? [`${open} multipart uploads in the ledger`] : []),

@@ -1,8 +1,7 @@
 /** Names drawn from all of Unicode and all bytes, from a seed. */
-import { textOfBytes } from '../../lib/path-bytes.ts';
 
 /** Mulberry32: the same numbers for the same seed, each at least 0 and below 1. */
-export function numbersOf(seed: number): () => number {
+function numbersOf(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
     state = (state + 0x6d2b79f5) >>> 0;
@@ -113,4 +112,3 @@ export function drawNames(seed: number, count: number): readonly Buffer[] {
 /** As a `StorePath` has it, below a directory of its own: two names are never in each other's way. */
 export const pathOf = (name: Buffer, index: number): Buffer =>
   Buffer.concat([Buffer.from(`${index}/`), name]);
-export const textOf = (name: Buffer): string => textOfBytes(name);

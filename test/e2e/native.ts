@@ -94,8 +94,3 @@ export function bucket(client: S3Client, Bucket: string): Native {
     },
   };
 }
-
-export const emptied = (root: string): void => {
-  rmSync(root, { recursive: true, force: true });
-  mkdirSync(root);
-};

@@ -24,6 +24,7 @@ describe('a parted upload', () => {
       size: 100,
       partBytes: 16,
       from,
+      notKept: [],
     });
     expect(two).toEqual(one);
     expect(await ledger.uploads.ensureParted(wishes[1]!)).toEqual(one);

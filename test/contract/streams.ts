@@ -85,8 +85,11 @@ export function streamCases(declare: Case): void {
     const damaged = Buffer.from(bytes);
     damaged[MIB + 3]! ^= 4;
     const { upload, send, abandon } = await begin(on, on.at('x'));
-    const end = await kindOf(on.driver, send(streamed(bytes, () => stream(damaged))));
-    expect(['corrupt', 'invalid']).toContain(end);
+    const end = () => kindOf(on.driver, send(streamed(bytes, () => stream(damaged))));
+    // a layer under test may be one that fails every third call, and a stream is not sent twice
+    const ends = [await end(), await end()];
+    for (const kind of ends) expect(['corrupt', 'invalid', 'busy']).toContain(kind);
+    expect(ends).not.toEqual(['busy', 'busy']);
     expect(await held(on, upload)).toBe(0);
     await abandon();
   });

@@ -243,6 +243,18 @@ requireServer('redis', 'minio')('what an object carries beside its bytes', () =>
     expect((await tell('same/b')).cache).toBeUndefined();
   });
 
+  test('of an object that others have stored packed is left to who reads it: bytes, length and ranges are as stored', async () => {
+    const bytes = randomBytes(100); // said to be gzip
+    await put('packed.bin', bytes);
+    const path = '/api/2.0/mlflow-artifacts/artifacts/packed.bin';
+    const whole = await service.fetch(path);
+    expect(whole.headers.get('content-encoding')).toBeNull();
+    expect(Buffer.from(await whole.arrayBuffer()).equals(bytes)).toBe(true);
+    const some = await service.fetch(path, { headers: { range: 'bytes=2-4' } });
+    expect(some.status).toBe(206);
+    expect(Buffer.from(await some.arrayBuffer()).equals(bytes.subarray(2, 5))).toBe(true);
+  });
+
   test('outlives the worker that began its parts', async () => {
     await put('killed/from', randomBytes(12 * THRESHOLD));
     const said = await tell('killed/from');

@@ -88,7 +88,7 @@ export class Store {
     this.#buffers = args.buffers;
     const telling: Telling = {
       attempt: async (op, path, signal, work) => {
-        this.#fits(op, path);
+        if (path !== ROOT) this.#fits(op, path); // the store as a whole is asked, too
         return this.#attempt(op, path, signal, work);
       },
       told: (op, path, signal, items) => this.#told(op, path, signal, items),

@@ -118,6 +118,7 @@ requireServer('redis', 'minio')('what an object carries beside its bytes', () =>
         await put(`${from}/${name}`, randomBytes(name === 'large.bin' ? THRESHOLD + 1 : 500));
       await put(`${from}/bare`, randomBytes(10), {});
       const ended = await service.carry({ kind: 'copy', tree: true, from, to: `${from}-to`, onExists });
+      expect(ended.failure).toBeUndefined();
       expect(ended).toMatchObject({ state: 'succeeded', files: { done: { files: 4 } } });
       expect(ended.result).not.toHaveProperty('notKept');
       for (const name of [...names, 'bare'])

@@ -88,9 +88,10 @@ export class Store {
     this.#buffers = args.buffers;
     const telling: Telling = {
       attempt: async (op, path, signal, work) => {
-        if (path !== ROOT) this.#fits(op, path); // the store as a whole is asked, too
+        this.#fits(op, path);
         return this.#attempt(op, path, signal, work);
       },
+      asked: (op, signal, work) => this.#attempt(op, ROOT, signal, work),
       told: (op, path, signal, items) => this.#told(op, path, signal, items),
     };
     const { multipart, serverCopy } = args.driver;

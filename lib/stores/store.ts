@@ -91,6 +91,7 @@ export class Store {
         if (path !== ROOT) this.#fits(op, path); // of the store as a whole
         return this.#attempt(op, path, signal, work);
       },
+      asked: (op, signal, work) => this.#attempt(op, ROOT, signal, work),
       told: (op, path, signal, items) => this.#told(op, path, signal, items),
     };
     const { multipart, serverCopy } = args.driver;

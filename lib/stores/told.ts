@@ -1,10 +1,12 @@
 /** A store's optional powers, their errors told as the store tells all others. */
-import { ROOT, type StorePath } from '../path.ts';
+import type { StorePath } from '../path.ts';
 import type { Multipart, ServerCopy } from './driver.ts';
 
 export interface Telling {
   /** Runs a driver call; its error comes out as a `Failure` that names `op`, store and path. */
   attempt<T>(op: string, path: StorePath, signal: AbortSignal, work: () => Promise<T>): Promise<T>;
+  /** As `attempt`, of the store as a whole. */
+  asked<T>(op: string, signal: AbortSignal, work: () => Promise<T>): Promise<T>;
   told<T>(op: string, path: StorePath, signal: AbortSignal, items: AsyncIterable<T>): AsyncIterable<T>;
 }
 
@@ -27,11 +29,11 @@ export function toldMultipart(multipart: Multipart, { attempt, told }: Telling):
   };
 }
 
-export function toldServerCopy(serverCopy: ServerCopy, { attempt }: Telling): ServerCopy {
+export function toldServerCopy(serverCopy: ServerCopy, { attempt, asked }: Telling): ServerCopy {
   return {
     realm: serverCopy.realm,
     maxBytes: serverCopy.maxBytes,
-    carries: (call) => attempt('look at copies on', ROOT, call.signal, () => serverCopy.carries(call)),
+    carries: (call) => asked('look at copies on', call.signal, () => serverCopy.carries(call)),
     source: (path) => serverCopy.source(path),
     copy: (from, path, call) =>
       attempt('copy to', path, call.signal, () => serverCopy.copy(from, path, call)),

@@ -63,6 +63,27 @@ const forStore = (on: Ground, attributes: Attributes): Attributes =>
   );
 
 export function attributeCases(test: Case): void {
+  test('versions differ whose bytes are as many and whose time is said to be the same', async (on) => {
+    const etags = new Set<string>();
+    for (let n = 0; n < 20; n++) {
+      const attributes = forStore(on, { modified: MODIFIED });
+      etags.add((await put(on, on.at('x'), bytesOf(10, n), writeCall(on, { attributes }))).etag);
+    }
+    expect(etags.size).toBe(20);
+  });
+
+  test('what is too much for a server is left out and named, and the object is there all the same', async (on) => {
+    const tags = Object.fromEntries(Array.from({ length: 60 }, (_, n) => [`k${n}`, 'v']));
+    for (const more of [{ tags }, { metadata: { long: 'x'.repeat(5000) } }]) {
+      const attributes = forStore(on, { cacheControl: 'no-store', ...more });
+      const entry = await put(on, on.at('x'), bytesOf(10), writeCall(on, { attributes }));
+      const found = await foundAt(on, on.at('x'));
+      expect(found.cacheControl).toBe(attributes.cacheControl);
+      for (const name of ['tags', 'metadata'] as const)
+        if (!entry.notKept?.includes(name)) expect(found[name]).toEqual(attributes[name]);
+    }
+  });
+
   test('what a store keeps is kept by a write, and by the next one not', async (on) => {
     for (const mode of ['create', 'replace'] as const)
       await expectKept(on, await put(on, on.at('x'), bytesOf(100), carrying(on, { mode })));

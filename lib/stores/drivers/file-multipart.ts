@@ -9,7 +9,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { open, rename, stat, unlink } from 'node:fs/promises';
+import { chmod, type FileHandle, open, rename, stat, unlink } from 'node:fs/promises';
 import { throwIfAborted } from '../../deadline.ts';
 import { Failure } from '../../errors.ts';
 import { baseName, joinPath, parentOf, ROOT, type StorePath } from '../../path.ts';
@@ -139,7 +139,7 @@ export class FileMultipart implements Multipart {
       assertParts(receipts, await readRecord(folder, upload.id), whole);
       const joined = await this.#joined(folder, upload, receipts, whole, call);
       const target = { path: upload.path, name: baseName(upload.path) };
-      const handle = await open(folder.at(joined), NO_CREATE);
+      const handle = await openJoined(folder.at(joined));
       let entry: FileEntry;
       try {
         const { size } = await handle.stat();
@@ -262,6 +262,17 @@ function innermost(dir: StorePath, count: number): StorePath[] {
   const found: StorePath[] = [];
   for (let at = dir; at !== ROOT && found.length < count; at = parentOf(at)) found.unshift(at);
   return found;
+}
+
+/** It is ours, also where a finish that was cut off has given it a mode by which not even we may write to it. */
+async function openJoined(file: string | Buffer): Promise<FileHandle> {
+  try {
+    return await open(file, NO_CREATE);
+  } catch (error) {
+    if (codeOf(error) !== 'EACCES') throw error;
+    await chmod(file, 0o600);
+    return open(file, NO_CREATE);
+  }
 }
 
 export async function unlinkAll(folder: Folder, names: readonly string[]): Promise<void> {

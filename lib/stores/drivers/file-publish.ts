@@ -138,6 +138,12 @@ export async function publishSibling(
   return notKept.length === 0 ? named : { ...named, notKept };
 }
 
+/**
+ * A version is known by size, inode and time, and an inode is used again: below the millisecond that is carried the time
+ * is random, so that two files of one size that are given the same time are two versions all the same.
+ */
+const distinct = (modified: number): number => Math.floor(modified) + 0.1 + 0.8 * Math.random();
+
 /** Some file systems keep no bits, or no time so far back: what came of it is looked at. */
 async function given(
   handle: FileHandle,
@@ -150,7 +156,7 @@ async function given(
     if (((await handle.stat()).mode & 0o7777) !== mode) notKept.push('mode');
   }
   if (modified !== undefined) {
-    await handle.utimes(new Date(), modified / 1000).catch(() => undefined);
+    await handle.utimes(new Date(), distinct(modified) / 1000).catch(() => undefined);
     if (Math.abs((await handle.stat()).mtimeMs - modified) >= CLOSE_MS) notKept.push('modified');
   }
   return notKept;

@@ -147,6 +147,8 @@ const REFUSED: Readonly<Record<string, readonly AttributeName[]>> = {
   InvalidStorageClass: ['storageClass'],
   InvalidTag: ['tags'],
   MetadataTooLarge: ['metadata'],
+  RequestHeaderSectionTooLarge: ['metadata', 'tags'], // versitygw's word for it
+  BadRequest: ['tags'], // MinIO's, for more than ten
   AccessDenied: ['tags'], // they need a right of their own
   NotImplemented: ['tags', 'storageClass'],
   InvalidArgument: ['storageClass', 'tags'],

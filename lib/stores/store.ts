@@ -88,7 +88,7 @@ export class Store {
     this.#buffers = args.buffers;
     const telling: Telling = {
       attempt: async (op, path, signal, work) => {
-        if (path !== ROOT) this.#fits(op, path); // of the store as a whole
+        this.#fits(op, path);
         return this.#attempt(op, path, signal, work);
       },
       asked: (op, signal, work) => this.#attempt(op, ROOT, signal, work),

@@ -13,6 +13,7 @@ import { S3Driver } from '../../lib/stores/drivers/s3.ts';
 import { Store } from '../../lib/stores/store.ts';
 import { Pool } from '../../workers/pool.ts';
 import { settingsFor } from '../contract/s3.ts';
+import { NAMES } from '../hidden.ts';
 import { startMinio } from '../servers/minio.ts';
 import { type RedisServer, startRedis } from '../servers/redis.ts';
 import { requireServer } from '../servers/require.ts';
@@ -58,7 +59,7 @@ requireServer(
     };
     deps = await openDeps(configOf(given, minio.env), 'worker');
     // one process reaches one S3 server by its environment: the other is put beside it
-    const driver = new S3Driver({ bucket: 'two', prefix: 'root' }, settingsFor(versitygw));
+    const driver = new S3Driver({ bucket: 'two', prefix: 'root' }, settingsFor(versitygw), NAMES);
     const other = new Store({ name: 'other', uri: 's3://two/root', driver, buffers: deps.buffers });
     (deps.stores as Map<string, Store>).set('other', other);
     pool = new Pool({ ...deps, worker: 'test' }, TIMINGS);

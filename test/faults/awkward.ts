@@ -253,7 +253,7 @@ export function awkwardKeys(prefix: string, seed: number): Map<string, Buffer> {
   const put = (key: string, size = Math.floor(random() * 3000)): void => {
     keys.set(prefix + key, bytesOf(size, random));
   };
-  const within = ['', 'd/', 'd/deep/er/', 'C:/'];
+  const within = ['', 'd/', 'd/deep/er/', 'D:/'];
   for (const name of [...TEXTS, UPLOADING, FOREIGN_HIDDEN, 'n'.repeat(255)])
     put(`${within[Math.floor(random() * within.length)]}${name}`, random() < 0.2 ? 0 : undefined);
   put('marker/', 0);

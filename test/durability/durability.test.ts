@@ -106,7 +106,7 @@ async function sendAll(origin: string): Promise<readonly Requested[]> {
     const id = sent.headers.get('location')!.split('/').at(-1)!;
     requested.push({
       name: `202 for a ${label} file`,
-      expected: expectation('HTTP/1.1 202', nth, `/staging/${id}`, true),
+      expected: expectation('HTTP/1.1 202', nth, `/staging/${id}-`, true),
     });
   }
   return requested;

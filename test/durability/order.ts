@@ -9,7 +9,7 @@ export interface Expectation {
   readonly answer: string;
   /** Which of the answers that start so, from 0. */
   readonly nth: number;
-  /** What the published file's path ends with. */
+  /** In the published file's path, from its folder on. */
   readonly published: string;
   /** What the ledger's write-ahead log is called; undefined: the answer needs no commit. */
   readonly ledgerLog?: string;
@@ -46,7 +46,7 @@ export function orderViolation(calls: readonly SystemCall[], expected: Expectati
     (call) =>
       RENAMES.has(call.name) &&
       ok(call) &&
-      pathsOfRename(calls, call)[1].endsWith(expected.published) &&
+      pathsOfRename(calls, call)[1].includes(expected.published) &&
       call.entered < answer.entered,
   );
   if (!rename) return 'the file was not renamed into place before the answer';
@@ -89,6 +89,6 @@ export function orderViolation(calls: readonly SystemCall[], expected: Expectati
   return undefined;
 }
 
-/** `published` is the end of a path; its folder ends with everything before the last slash. */
+/** `published` is of a path's end; its folder ends with everything before the last slash. */
 const isFolderOf = (folder: string, published: string): boolean =>
   folder.endsWith(published.slice(0, published.lastIndexOf('/')));

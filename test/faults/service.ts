@@ -49,9 +49,11 @@ class Kept {
     this.#ended = once(child, 'exit').then(() => {
       if (!this.#stopping) this.start();
     });
-    this.ready = once(createInterface({ input: child.stdout! }), 'line').then(([url]) => {
+    const line = once(createInterface({ input: child.stdout! }), 'line').then(([url]) => {
       this.url = url as string;
     });
+    // another test may have taken its port: then it ends, and the one after it is ready
+    this.ready = Promise.race([line, this.#ended.then(() => (this.#stopping ? undefined : this.ready))]);
   }
 
   kill(): void {

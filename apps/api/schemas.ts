@@ -270,10 +270,13 @@ const pathView = {
 const placeView = z.object({ store: z.string(), ...pathView }).meta({ id: 'Place' });
 
 const fileCount = z.object({ files: z.number().int(), bytes: z.number().int() });
-const treeCounts = { done: fileCount, skipped: fileCount, failed: fileCount, leftOut: fileCount };
+const entryCount = fileCount.extend({
+  directories: z.number().int().describe('Empty ones, and markers of such.'),
+});
+const treeCounts = { done: entryCount, skipped: fileCount, failed: fileCount, leftOut: fileCount };
 const filesView = z
   .object({
-    planned: fileCount
+    planned: entryCount
       .optional()
       .describe('All that there is to do, from when it was listed; only in the answer for one transfer.'),
     ...treeCounts,

@@ -2,7 +2,7 @@
 import type { Progress } from '../../lib/jobs/progress.ts';
 import {
   type Attempt,
-  type FileCount,
+  type EntryCount,
   hasEnded,
   type Place,
   type Transfer,
@@ -21,7 +21,7 @@ export function transferPath(prefix: string, id: string): string {
 
 /** Of a tree; `planned` once all of it was listed. */
 export interface FilesSoFar extends TreeCounts {
-  readonly planned?: FileCount;
+  readonly planned?: EntryCount;
 }
 
 const placeView = ({ store, path }: Place) => ({ store, ...writtenPath(path) });

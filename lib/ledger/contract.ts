@@ -7,7 +7,7 @@ import type { Failure, FailureKind } from '../errors.ts';
 import type { StorePath } from '../path.ts';
 import type {
   Attempt,
-  FileCount,
+  EntryCount,
   NewTransfer,
   NotKeptFiles,
   Place,
@@ -306,13 +306,14 @@ export interface Trees {
   addPages(
     id: string,
     epoch: number,
-    pages: readonly Pick<TreePage, 'page' | 'files' | 'bytes'>[],
+    pages: readonly Pick<TreePage, 'page' | keyof EntryCount>[],
     stagedBytes: number,
   ): Promise<boolean>;
   planned(id: string): Promise<{
     readonly pages: number;
     readonly files: number;
     readonly bytes: number;
+    readonly directories: number;
     readonly complete: boolean;
   }>;
   /** Pages that have not ended. */
@@ -333,7 +334,7 @@ export interface Trees {
       Pick<TreePage, 'failure'> & {
         readonly busyMs: number;
         /** Where the page turned out to be of other files than it was planned with. */
-        readonly planned?: FileCount | undefined;
+        readonly planned?: EntryCount | undefined;
         readonly notKept?: NotKeptFiles | undefined;
       },
   ): Promise<boolean>;

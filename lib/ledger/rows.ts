@@ -32,7 +32,14 @@ const RESULT = z.object({
   sha256: z.string().optional(),
   notKept: z.array(z.string()).optional(),
   notKeptFiles: z.record(z.string(), z.number()).optional(),
-  files: z.object({ done: COUNT, skipped: COUNT, failed: COUNT, leftOut: COUNT }).optional(),
+  files: z
+    .object({
+      done: COUNT.extend({ directories: z.number().default(0) }),
+      skipped: COUNT,
+      failed: COUNT,
+      leftOut: COUNT,
+    })
+    .optional(),
   verified: z.array(z.object({ check: z.string(), by: z.string() })),
 }) satisfies z.ZodType<TransferResult>;
 

@@ -141,6 +141,8 @@ export interface TreePageTable {
   skipped_bytes: number;
   failed_files: number;
   failed_bytes: number;
+  directories: number;
+  done_directories: number;
   left_out_files: number;
   left_out_bytes: number;
   /** JSON object: of how many files something was not kept, by its name. */

@@ -110,16 +110,21 @@ export interface FileCount {
   readonly files: number;
   readonly bytes: number;
 }
-/** What became of all that was there (empty directories count as files of no bytes): each is in one of them. */
+/** `directories`: those that are there on their own, and markers of such. */
+export interface EntryCount extends FileCount {
+  readonly directories: number;
+}
+/** What became of all that was there: each is in one of them. A directory that did not get there counts as a file. */
 export interface TreeCounts {
-  readonly done: FileCount;
+  readonly done: EntryCount;
   readonly skipped: FileCount;
   readonly failed: FileCount;
   /** It is nothing that can be carried, or nothing that the target can hold. */
   readonly leftOut: FileCount;
 }
-export const noCounts = (): { [K in keyof TreeCounts]: { files: number; bytes: number } } => ({
-  done: { files: 0, bytes: 0 },
+type Counting<T> = { -readonly [K in keyof T]: number };
+export const noCounts = (): { [K in keyof TreeCounts]: Counting<TreeCounts[K]> } => ({
+  done: { files: 0, bytes: 0, directories: 0 },
   skipped: { files: 0, bytes: 0 },
   failed: { files: 0, bytes: 0 },
   leftOut: { files: 0, bytes: 0 },
@@ -129,7 +134,7 @@ export const noCounts = (): { [K in keyof TreeCounts]: { files: number; bytes: n
  * Up to 1,000 files of a tree that one job carries, and what became of them: nothing before it has ended, except what
  * was done before a retry.
  */
-export interface TreePage extends FileCount, TreeCounts {
+export interface TreePage extends EntryCount, TreeCounts {
   /** From 0 in the order of the plan. */
   readonly page: number;
   readonly ended: boolean;

@@ -17,7 +17,7 @@ type Row = Selectable<TreePageTable>;
 export function trees(core: Core, statements: Statements, claims: Claims): Trees {
   const { reader, writer, build, now } = core;
 
-  const addPage = prepare<{ id: string } & Pick<Row, 'page' | 'files' | 'bytes'>>()((p) =>
+  const addPage = prepare<{ id: string } & Pick<Row, 'page' | 'files' | 'bytes' | 'directories'>>()((p) =>
     build
       .insertInto('tree_pages')
       .values({
@@ -25,9 +25,11 @@ export function trees(core: Core, statements: Statements, claims: Claims): Trees
         page: p.page,
         files: p.files,
         bytes: p.bytes,
+        directories: p.directories,
         busy_ms: 0,
         done_files: 0,
         done_bytes: 0,
+        done_directories: 0,
         skipped_files: 0,
         skipped_bytes: 0,
         failed_files: 0,
@@ -52,7 +54,8 @@ export function trees(core: Core, statements: Statements, claims: Claims): Trees
         const row = await current(db, id, epoch);
         if (!row) return false;
         if (row.planned === 1) return true;
-        for (const { page, files, bytes } of planned) await addPage.all(db, { id, page, files, bytes });
+        for (const { page, files, bytes, directories } of planned)
+          await addPage.all(db, { id, page, files, bytes, directories });
         const plan = { planned: 1, staged_bytes: stagedBytes };
         await db.updateTable('transfers').set(plan).where('id', '=', id).execute();
         return true;
@@ -147,10 +150,17 @@ async function planOf(db: Db, id: string) {
       fn.countAll<number>().as('pages'),
       fn.sum<number | null>('files').as('files'),
       fn.sum<number | null>('bytes').as('bytes'),
+      fn.sum<number | null>('directories').as('directories'),
     ])
     .where('transfer_id', '=', id)
     .executeTakeFirstOrThrow();
-  return { pages: Number(row.pages), files: Number(row.files), bytes: Number(row.bytes) };
+  const { pages, files, bytes, directories } = row;
+  return {
+    pages: Number(pages),
+    files: Number(files),
+    bytes: Number(bytes),
+    directories: Number(directories),
+  };
 }
 
 async function totalsOf(db: Db, id: string): Promise<TreeCounts> {
@@ -159,6 +169,7 @@ async function totalsOf(db: Db, id: string): Promise<TreeCounts> {
     .select(({ fn }) => [
       fn.sum<number | null>('done_files').as('done_files'),
       fn.sum<number | null>('done_bytes').as('done_bytes'),
+      fn.sum<number | null>('done_directories').as('done_directories'),
       fn.sum<number | null>('skipped_files').as('skipped_files'),
       fn.sum<number | null>('skipped_bytes').as('skipped_bytes'),
       fn.sum<number | null>('failed_files').as('failed_files'),
@@ -191,11 +202,18 @@ async function notKeptOf(db: Db, id: string): Promise<NotKeptFiles> {
   return sums;
 }
 
-type CountColumns<N> = Record<`${'done' | 'skipped' | 'failed' | 'left_out'}_${'files' | 'bytes'}`, N>;
+type CountColumns<N> = Record<
+  `${'done' | 'skipped' | 'failed' | 'left_out'}_${'files' | 'bytes'}` | 'done_directories',
+  N
+>;
 
 /** The sum of no rows is null. */
 const countsOf = (row: CountColumns<number | null>): TreeCounts => ({
-  done: { files: Number(row.done_files), bytes: Number(row.done_bytes) },
+  done: {
+    files: Number(row.done_files),
+    bytes: Number(row.done_bytes),
+    directories: Number(row.done_directories),
+  },
   skipped: { files: Number(row.skipped_files), bytes: Number(row.skipped_bytes) },
   failed: { files: Number(row.failed_files), bytes: Number(row.failed_bytes) },
   leftOut: { files: Number(row.left_out_files), bytes: Number(row.left_out_bytes) },
@@ -204,6 +222,7 @@ const countsOf = (row: CountColumns<number | null>): TreeCounts => ({
 const columnsOf = ({ done, skipped, failed, leftOut }: TreeCounts): CountColumns<number> => ({
   done_files: done.files,
   done_bytes: done.bytes,
+  done_directories: done.directories,
   skipped_files: skipped.files,
   skipped_bytes: skipped.bytes,
   failed_files: failed.files,
@@ -216,6 +235,7 @@ const pageOf = (row: Row): TreePage => ({
   page: row.page,
   files: row.files,
   bytes: row.bytes,
+  directories: row.directories,
   ended: row.ended_ms !== null,
   ...countsOf(row),
   failure: failureOfRow(row),

@@ -102,7 +102,7 @@ class Archive {
     if (planned.dir) {
       const modifiedMs = this.#row.createdMs;
       if (name !== '') yield tarHeader({ name: `${name}/`, size: 0, modifiedMs, directory: true });
-      this.counts.done.files++;
+      this.counts.done.directories++;
       return;
     }
     const reading = await opened();

@@ -99,7 +99,9 @@ const listed = ({ below, dir, ...file }: File): ListedFile => ({
 });
 
 const mayHave = (page: TreePage, state: ListedFile['state']): boolean =>
-  state === 'pending' ? !page.ended : page[COUNTED[state]].files > 0;
+  state === 'pending'
+    ? !page.ended
+    : page[COUNTED[state]].files > 0 || (state === 'done' && page.done.directories > 0);
 
 async function filesOf(
   { staging }: Pick<TreeDeps, 'staging'>,

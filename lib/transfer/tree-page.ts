@@ -14,6 +14,7 @@ import { BatchFacts } from './tree-facts.ts';
 import { type Carried, carryFile, type FileRun, targetOf } from './tree-file.ts';
 import {
   COUNTED,
+  countOf,
   type EndedFile,
   type FileEnd,
   keyOf,
@@ -192,7 +193,7 @@ class PageRun {
 
   /** What it is of, by now. */
   get planned() {
-    return { files: this.#files.length, bytes: this.#files.reduce((sum, { size }) => sum + size, 0) };
+    return countOf(this.#files);
   }
 
   async carry(): Promise<PageEnd> {
@@ -262,7 +263,8 @@ class PageRun {
     const counts = noCounts();
     for (const end of this.#ends) {
       if (!end) throw new Failure('bug', `a file of page ${this.#page} of ${this.#row.id} has no end`);
-      counts[COUNTED[end.state]].files++;
+      if (end.dir && end.state === 'done') counts.done.directories++;
+      else counts[COUNTED[end.state]].files++;
       counts[COUNTED[end.state]].bytes += end.size;
     }
     return counts;

@@ -3,6 +3,7 @@
  * which is a row of the ledger. They stay as long as the transfer can be retried, and are how its files are looked up.
  */
 import { Failure, type FailureKind, failureOf } from '../errors.ts';
+import type { EntryCount } from '../ledger/transfer.ts';
 import { collected, once } from '../stores/bytes.ts';
 import type { Staging } from './staging.ts';
 
@@ -49,6 +50,12 @@ export type EndedFile = Pick<PlannedFile, 'below' | 'dir'> & { readonly size: nu
 /** What tells the files of a tree apart: in a store of keys a marker and an object may have one path. */
 export const keyOf = ({ below, dir }: Pick<PlannedFile, 'below' | 'dir'>): string =>
   dir ? `${below}/` : `${below}\0`;
+
+export function countOf(files: readonly PlannedFile[]): EntryCount {
+  const directories = files.filter(({ dir }) => dir).length;
+  const bytes = files.reduce((sum, { size }) => sum + size, 0);
+  return { files: files.length - directories, bytes, directories };
+}
 
 /** The count that a state belongs to. */
 export const COUNTED = { done: 'done', skipped: 'skipped', failed: 'failed', 'left-out': 'leftOut' } as const;

@@ -2,10 +2,10 @@
 
 import { Failure } from '../errors.ts';
 import type { Trees } from '../ledger/contract.ts';
-import type { Place, Transfer } from '../ledger/transfer.ts';
+import type { EntryCount, Place, Transfer } from '../ledger/transfer.ts';
 import type { TransferDeps } from './deps.ts';
 import { entriesOf, nothingAt, plannedOf } from './tree-entries.ts';
-import { type PlannedFile, writePlanPage } from './tree-pages.ts';
+import { countOf, type PlannedFile, writePlanPage } from './tree-pages.ts';
 
 export interface TreeDeps extends TransferDeps {
   readonly ledger: TransferDeps['ledger'] & { readonly trees: Trees };
@@ -54,7 +54,7 @@ class Planner {
   files = 0;
   /** Of the pages themselves. */
   stagedBytes = 0;
-  readonly pages: { readonly page: number; readonly files: number; readonly bytes: number }[] = [];
+  readonly pages: ({ readonly page: number } & EntryCount)[] = [];
   readonly #deps: TreeDeps;
   readonly #row: Transfer;
   readonly #signal: AbortSignal;
@@ -95,6 +95,6 @@ class Planner {
     const round = (epoch % EPOCHS) * STARTS + (starts % STARTS);
     const page = round * MOST_PAGES + this.pages.length;
     this.stagedBytes += await writePlanPage(this.#deps.staging, id, page, files, this.#signal);
-    this.pages.push({ page, files: files.length, bytes });
+    this.pages.push({ page, ...countOf(files) });
   }
 }

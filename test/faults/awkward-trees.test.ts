@@ -158,9 +158,10 @@ requireServer('redis', 'minio')('an awkward tree', () => {
   /** The ending says no more than what happened, and the counts are those of the files. */
   function accounts(view: TransferView, files: readonly ListedFile[], onUnsupported: string): void {
     const count = (state: ListedFile['state']) => files.filter((file) => file.state === state).length;
+    const directories = files.filter(({ state, directory }) => state === 'done' && directory).length;
     expect(new Set(files.map(keyOfListed)).size, 'each is named once').toBe(files.length);
     expect(view.files).toMatchObject({
-      done: { files: count('done') },
+      done: { files: count('done') - directories, directories },
       skipped: { files: count('skipped') },
       failed: { files: count('failed') },
       leftOut: { files: count('left-out') },
@@ -240,7 +241,7 @@ requireServer('redis', 'minio')('an awkward tree', () => {
     const missingKeys = new Set(missing.map(keyOfListed));
     for (const { failure, path } of missing) expect(failure?.message, path).toMatch(/\S/);
     const { done, skipped, leftOut } = view.result!.files!;
-    expect(done.files + skipped.files + leftOut.files).toBe(walk.size);
+    expect(done.files + done.directories + skipped.files + leftOut.files).toBe(walk.size);
     expect(missing.length).toBe(skipped.files + leftOut.files);
     const bytes = Buffer.from(await (await humble.fetch(view.content!)).arrayBuffer());
     const out = join(tmpdir(), `awkward-out-${process.pid}-${source.path}`);

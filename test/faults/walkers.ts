@@ -39,7 +39,7 @@ function find(root: Buffer): Found[] {
   const format = '%y\\0%m\\0%s\\0%P\\0';
   // as text, one character per byte, it could not be an argument: bash hands the bytes over
   const quoted = `$'${[...root].map((byte) => `\\x${byte.toString(16).padStart(2, '0')}`).join('')}'`;
-  const { stdout } = spawnSync('bash', ['-c', `exec find ${quoted} -mindepth 1 -printf '${format}'`], {
+  const { stdout } = spawnSync('bash', ['-c', `exec find -H ${quoted} -mindepth 1 -printf '${format}'`], {
     maxBuffer: 2 ** 28,
   });
   const parts = stdout.toString('latin1').split('\0').slice(0, -1);
@@ -91,7 +91,7 @@ export function walkFolder(root: string, opts: { readonly follow?: { readonly st
   const follow = (raw: Raw, native: Buffer, through: readonly string[], store: string): unknown => {
     let real: string;
     try {
-      real = realpathSync(native, 'buffer').toString('latin1');
+      real = realpathSync.native(native, 'buffer').toString('latin1');
     } catch {
       return add({ raw, is: 'link', size: 0 });
     }
@@ -101,7 +101,7 @@ export function walkFolder(root: string, opts: { readonly follow?: { readonly st
     const facts = lstatSync(bytesOfRaw(real));
     if (facts.isFile()) return addFile(raw, bytesOfRaw(real), facts.size);
     if (!facts.isDirectory()) return add({ raw, is: 'special', size: 0 });
-    const holder = realpathSync(
+    const holder = realpathSync.native(
       nativeOf(root, raw.slice(0, Math.max(0, raw.lastIndexOf('/')))),
       'buffer',
     ).toString('latin1');

@@ -69,8 +69,14 @@ test('a ledger that was brought up to date is opened again as it is', async () =
   await firstVersion(path, []);
   const first = await openLedger(path);
   const { id } = await running(first, 'tree', { tree: true });
-  await first.trees.addPages(id, 1, [{ page: 0, files: 1, bytes: 2 }], 0);
+  await first.trees.addPages(id, 1, [{ page: 0, files: 1, bytes: 2, directories: 0 }], 0);
   await first.close();
   const again = await openLedger(path);
-  expect(await again.trees.planned(id)).toEqual({ pages: 1, files: 1, bytes: 2, complete: true });
+  expect(await again.trees.planned(id)).toEqual({
+    pages: 1,
+    files: 1,
+    bytes: 2,
+    directories: 0,
+    complete: true,
+  });
 });

@@ -20,13 +20,14 @@ const TREE = { kind: 'copy', from: at('in', 'lake'), tree: true } as const satis
 
 const none = { files: 0, bytes: 0 };
 const counts = (done: number, failed = 0): TreeCounts & { busyMs: number } => ({
-  done: { files: done, bytes: done * 10 },
+  done: { files: done, bytes: done * 10, directories: 0 },
   skipped: none,
   failed: { files: failed, bytes: failed * 10 },
   leftOut: none,
   busyMs: 5,
 });
-const pagesOf = (...numbers: number[]) => numbers.map((page) => ({ page, files: 3, bytes: 30 }));
+const pagesOf = (...numbers: number[]) =>
+  numbers.map((page) => ({ page, files: 3, bytes: 30, directories: 0 }));
 const openOf = async (ledger: Ledger, id: string) =>
   (await ledger.trees.openPages(id, -1, 99)).map((page) => page.page);
 
@@ -34,11 +35,19 @@ describe('the plan of a tree', () => {
   test('comes whole, and stays as it is', async () => {
     const ledger = await openLedger();
     const { id } = await running(ledger, 'a', TREE);
-    expect(await ledger.trees.planned(id)).toEqual({ pages: 0, files: 0, bytes: 0, complete: false });
+    expect(await ledger.trees.planned(id)).toEqual({
+      pages: 0,
+      files: 0,
+      bytes: 0,
+      directories: 0,
+      complete: false,
+    });
     expect(await ledger.trees.addPages(id, 1, pagesOf(0, 1, 2), 0)).toBe(true);
-    const planned = { pages: 3, files: 9, bytes: 90, complete: true };
+    const planned = { pages: 3, files: 9, bytes: 90, directories: 0, complete: true };
     expect(await ledger.trees.planned(id)).toEqual(planned);
-    expect(await ledger.trees.addPages(id, 1, [{ page: 3, files: 99, bytes: 99 }], 0)).toBe(true);
+    expect(await ledger.trees.addPages(id, 1, [{ page: 3, files: 99, bytes: 99, directories: 0 }], 0)).toBe(
+      true,
+    );
     expect(await ledger.trees.planned(id)).toEqual(planned);
   });
 
@@ -75,11 +84,18 @@ describe('a page', () => {
     expect((await ledger.trees.openPages(id, 0, 1)).map((page) => page.page)).toEqual([2]);
     expect((await ledger.trees.pages(id, 0, 2)).map((page) => page.page)).toEqual([1, 2]);
     const { busyMs: _, ...shown } = ended;
-    expect(await ledger.trees.page(id, 1)).toEqual({ page: 1, files: 3, bytes: 30, ended: true, ...shown });
+    expect(await ledger.trees.page(id, 1)).toEqual({
+      page: 1,
+      files: 3,
+      directories: 0,
+      bytes: 30,
+      ended: true,
+      ...shown,
+    });
     expect(await ledger.trees.page(id, 0)).toMatchObject({ ended: false, done: none, failure: undefined });
     expect(await ledger.trees.page(id, 4)).toBeUndefined();
     expect(await ledger.trees.totals(id)).toEqual({
-      done: { files: 4, bytes: 40 },
+      done: { files: 4, bytes: 40, directories: 0 },
       skipped: { files: 1, bytes: 4 },
       failed: { files: 1, bytes: 10 },
       leftOut: none,
@@ -105,14 +121,14 @@ describe('a page', () => {
     expect(await openOf(ledger, id)).toEqual([1, 2]);
     expect(await ledger.trees.planned(id)).toMatchObject({ pages: 3, complete: true });
     expect(await ledger.trees.totals(id)).toEqual({
-      done: { files: 5, bytes: 50 },
+      done: { files: 5, bytes: 50, directories: 0 },
       skipped: none,
       failed: none,
       leftOut: none,
     });
     await ledger.transfers.start(id, 2, 'w');
     expect(await ledger.trees.endPage(id, 2, 1, counts(3))).toBe(true);
-    expect((await ledger.trees.totals(id)).done).toEqual({ files: 6, bytes: 60 });
+    expect((await ledger.trees.totals(id)).done).toEqual({ files: 6, bytes: 60, directories: 0 });
   });
 
   test('is planned afresh after a retry where the plan is gone from staging', async () => {
@@ -125,7 +141,13 @@ describe('a page', () => {
     clock.nowMs += DAY_MS;
     expect(await ledger.transfers.stagedBytes()).toBe(5000);
     await ledger.transfers.retry(id);
-    expect(await ledger.trees.planned(id)).toEqual({ pages: 0, files: 0, bytes: 0, complete: false });
+    expect(await ledger.trees.planned(id)).toEqual({
+      pages: 0,
+      files: 0,
+      bytes: 0,
+      directories: 0,
+      complete: false,
+    });
     expect(await ledger.transfers.stagedBytes()).toBe(0);
     await ledger.transfers.start(id, 2, 'w');
     await ledger.trees.addPages(id, 2, pagesOf(0), 0);
@@ -159,7 +181,7 @@ describe('a page', () => {
     }
     const result = {
       ...PUBLISHED,
-      files: { done: { files: 6, bytes: 60 }, skipped: none, failed: none, leftOut: none },
+      files: { done: { files: 6, bytes: 60, directories: 0 }, skipped: none, failed: none, leftOut: none },
     };
     await ledger.transfers.end(old.id, 1, { state: 'succeeded', result });
     expect((await ledger.transfers.get(old.id))?.result).toEqual(result);

@@ -259,8 +259,11 @@ function refuseOnItself({ stores }: ApiDeps, from: Place, to: Place, tree: boole
 }
 
 async function filesSoFar({ ledger: { trees } }: ApiDeps, id: string): Promise<FilesSoFar> {
-  const [{ complete, files, bytes }, totals] = await Promise.all([trees.planned(id), trees.totals(id)]);
-  return { ...(complete && { planned: { files, bytes } }), ...totals };
+  const [{ complete, files, bytes, directories }, totals] = await Promise.all([
+    trees.planned(id),
+    trees.totals(id),
+  ]);
+  return { ...(complete && { planned: { files, bytes, directories } }), ...totals };
 }
 
 type ListQuery = Omit<z.output<typeof listQuery>, 'cursor' | 'limit'>;

@@ -1,4 +1,4 @@
-/** How trees take links and what they cannot carry, and how much that was. */
+/** How trees take links and what they cannot carry, how much that was, and how many directories they have. */
 import type { Kysely } from 'kysely';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
@@ -18,4 +18,9 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     .alterTable('tree_pages')
     .addColumn('left_out_bytes', 'bigint', (c) => c.notNull().defaultTo(0))
     .execute();
+  for (const name of ['directories', 'done_directories'])
+    await db.schema
+      .alterTable('tree_pages')
+      .addColumn(name, 'integer', (c) => c.notNull().defaultTo(0))
+      .execute();
 }

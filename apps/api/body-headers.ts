@@ -21,6 +21,9 @@ const PLAIN_TRANSFERS = new Set(['binary', '8bit', '7bit']);
 const NO_TRAILER =
   /^(content-(?!type$|length$).*|digest|repr-digest|transfer-encoding|x-amz-checksum-.*|x-goog-hash)$/;
 
+/** Pieces of a file, each with its range. */
+const PIECES = /^\s*multipart\/byteranges\b/i;
+
 /** @param jsonRoute whether a body of this route is JSON */
 export function refusedHeaders(req: IncomingMessage, jsonRoute: boolean): HeaderRefusal | undefined {
   const { headers } = req;
@@ -61,11 +64,12 @@ function refusedCoding(headers: IncomingHttpHeaders): HeaderRefusal | undefined 
   const transfer = headers['content-transfer-encoding'];
   if (transfer !== undefined && !allMembers(String(transfer), (one) => PLAIN_TRANSFERS.has(one)))
     return unsupportedType('Content-Transfer-Encoding: only binary is accepted; send the bytes as they are');
-  if (String(headers['x-amz-content-sha256'] ?? '').startsWith('STREAMING-'))
-    return unsupportedType(
-      'x-amz-content-sha256: signed chunks are not understood; send the bytes as they are to be kept',
-    );
-  return undefined;
+  const inChunks = String(headers['x-amz-content-sha256'] ?? '').startsWith('STREAMING-')
+    ? 'x-amz-content-sha256'
+    : ['x-amz-decoded-content-length', 'x-amz-trailer'].find((name) => headers[name] !== undefined);
+  return inChunks === undefined
+    ? undefined
+    : unsupportedType(`${inChunks}: chunks of S3 are not understood; send the bytes as they are to be kept`);
 }
 
 /** One piece would replace the whole. */
@@ -102,8 +106,17 @@ export function refuseTrailers({ trailers }: IncomingMessage): void {
 }
 
 function refusedType(req: IncomingMessage, jsonRoute: boolean): HeaderRefusal | undefined {
-  if (!jsonRoute || !hasBody(req)) return undefined;
-  const types = req.rawHeaders.filter((name, at) => at % 2 === 0 && name.toLowerCase() === 'content-type');
+  if (!hasBody(req)) return undefined;
+  // not from `req.headers`, which has the first only, and none where the route passes over it
+  const types = req.rawHeaders.filter(
+    (_, at) => req.rawHeaders[at - 1]?.toLowerCase() === 'content-type' && at % 2 === 1,
+  );
+  if (!jsonRoute)
+    return types.some((type) => PIECES.test(type))
+      ? unsupportedType(
+          'Content-Type: a body is sent as a whole, not in pieces; send all of it in one request',
+        )
+      : undefined;
   if (types.length > 1) return invalid('Content-Type: send it once');
   const [type = '', ...parameters] = (req.headers['content-type'] ?? '').split(';');
   if (type.trim().toLowerCase() !== 'application/json')

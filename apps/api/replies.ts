@@ -4,7 +4,8 @@ import type { ServerResponse } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { FAILURES, Failure, type FailureKind, failureOf } from '../../lib/errors.ts';
 import type { Log } from '../../lib/log.ts';
-import { disposeOfBody } from './body.ts';
+import { disposeOfBody, requestSignal } from './body.ts';
+import { hasBody } from './body-headers.ts';
 
 export interface ErrorReply {
   readonly status: number;
@@ -89,6 +90,10 @@ export function sendRefusal(
 ): void {
   const kind = KINDS[status] ?? 'invalid';
   disposeOfBody(request.raw, reply.raw);
+  if (hasBody(request.raw)) {
+    requestSignal(request.raw, reply.raw, 'answer'); // bytes that are no body get no second answer: see breakOff
+    if (status === 501) reply.raw.setHeader('connection', 'close'); // where such a body ends is anybody's guess
+  }
   void reply
     .code(status)
     .header('content-type', JSON_TYPE)

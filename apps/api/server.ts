@@ -60,8 +60,7 @@ export function buildServer(deps: ApiDeps): FastifyInstance {
   app.server.on('checkContinue', (req, res) => app.routing(req, res));
   app.server.on('checkExpectation', (req, res) => app.routing(req, res)); // refused in guard
   app.decorateRequest('principal');
-  guard(app, deps);
-  refuseUnknown(app);
+  guard(app, deps, unknownRoutes(app));
   app.setErrorHandler((error, request, reply) => sendError(error, request, reply, log));
 
   registerOpenapi(app, deps);
@@ -84,7 +83,7 @@ const refusedTarget = ({ code, message }: { readonly code: string; readonly mess
   code === 'FST_ERR_BAD_URL' ? 'The path of this URL is not valid: a percent sign starts no escape' : message;
 
 /** Host, Origin, headers that change what a request means, and credentials, in one hook because each costs every request. */
-function guard(app: FastifyInstance, deps: ApiDeps): void {
+function guard(app: FastifyInstance, deps: ApiDeps, refuseUnknown: Refuse): void {
   const { config, auth, log } = deps;
   const security = createSecurity({
     allowedHosts: config.allowedHosts,
@@ -116,15 +115,16 @@ function guard(app: FastifyInstance, deps: ApiDeps): void {
       sendRefusal(request, reply, refused.status, refused.code, refused.message);
       return;
     }
-    request.principal = ANONYMOUS;
-    if (!auth.on || request.routeOptions.config.open === true) {
-      done();
-      return;
-    }
     const accept = (principal: Principal): void => {
       request.principal = principal;
-      done();
+      // not left to the router's own handler, which comes when a body that may be waiting to be asked for was read
+      if (request.is404) refuseUnknown(request, reply);
+      else done();
     };
+    if (!auth.on || request.routeOptions.config.open === true) {
+      accept(ANONYMOUS);
+      return;
+    }
     try {
       const principal = auth.identify(req.headers.authorization);
       if (principal instanceof Promise)
@@ -171,15 +171,17 @@ function observe(request: FastifyRequest, reply: FastifyReply, { metrics }: ApiD
   });
 }
 
+type Refuse = (request: FastifyRequest, reply: FastifyReply) => void;
+
 /** 404, 405 with `Allow`, and what plain OPTIONS answers: all from the routes themselves. */
-function refuseUnknown(app: FastifyInstance): void {
+function unknownRoutes(app: FastifyInstance): Refuse {
   const routes = new Map<string, Set<string>>();
   app.addHook('onRoute', ({ url, method }) => {
     const methods = routes.get(url) ?? new Set();
     for (const one of [method].flat()) methods.add(one);
     routes.set(url, methods);
   });
-  app.setNotFoundHandler((request, reply) => {
+  const refuse: Refuse = (request, reply) => {
     const methods = new Set<string>();
     for (const [url, of] of routes)
       if (fits(url, pathOf(request))) for (const method of of) methods.add(method);
@@ -197,7 +199,9 @@ function refuseUnknown(app: FastifyInstance): void {
         'INVALID_PARAMETER_VALUE',
         `This endpoint does not take ${request.method}`,
       );
-  });
+  };
+  app.setNotFoundHandler(refuse);
+  return refuse;
 }
 
 /** Whether `path` is one that the route pattern `url` serves. */

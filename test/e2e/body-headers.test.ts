@@ -123,6 +123,40 @@ describe('on every route, before the body is asked for and with nothing stored',
     },
   );
 
+  test.each(['gzip', 'identity', 'xchunked', 'chunked, gzip', 'gzip, chunked', 'chunked, chunked'])(
+    'Transfer-Encoding: %s is refused with one answer, though nobody knows where its body ends',
+    async (coding) => {
+      for (const route of taking()) {
+        const answer = await send(route, [`Transfer-Encoding: ${coding}`], chunked('hello'));
+        expect([400, 501], named(route)).toContain(statusOf(answer));
+        expect(answer.match(/HTTP\/1\.1 /g), `${named(route)}\n${answer}`).toHaveLength(1);
+        expect(answer.toLowerCase()).toContain('connection: close');
+      }
+      await expectNothing(coding);
+    },
+  );
+
+  test.each(['multipart/byteranges; boundary=x', 'Multipart/ByteRanges'])(
+    'pieces as %s are refused with 415',
+    async (type) => {
+      const bytes = taking().filter(
+        ({ body, url }) => body !== 'json' && !url.startsWith('/api/v1/transfers'),
+      );
+      const headers = [`Content-Type: ${type}`, sized('hello')];
+      await everywhere(bytes, (route) => send(route, headers, 'hello'), 415, /not in pieces/);
+      const waits = [...headers, 'Expect: 100-continue'];
+      await everywhere(bytes, (route) => send(route, waits, ''), 415, /not in pieces/);
+    },
+  );
+
+  test.each(['x-amz-decoded-content-length: 5', 'x-amz-trailer: x-amz-checksum-crc32'])(
+    '%s is refused with 415',
+    async (header) => {
+      const headers = [header, sized('hello'), 'Expect: 100-continue'];
+      await everywhere(taking(), (route) => send(route, headers, ''), 415, /chunks of S3/);
+    },
+  );
+
   test('chunks in chunks, and chunks in HTTP/1.0, are refused with 400', async () => {
     const twice = ['Transfer-Encoding: chunked, chunked'];
     await everywhere(
@@ -175,6 +209,31 @@ describe('on every route, before the body is asked for and with nothing stored',
       /not understood|only binary/,
     ),
   );
+});
+
+test('no route is there, or none with this method: said before the body is asked for, whatever it would be', async () => {
+  const methods = ['GET', 'HEAD', 'PUT', 'POST', 'PATCH', 'DELETE'];
+  const missing = [...new Set(['/nowhere', '/api/v1/nowhere', ...routes.map(({ path }) => path)])]
+    // all that is below /mlflow/ has a route for any method
+    .filter((path) => !path.includes('/mlflow/'))
+    .flatMap((path) =>
+      methods
+        .filter((method) => !routes.some((route) => route.path === path && route.method === method))
+        .map((method): ServedRoute => ({ method, path, url: path, body: 'none' })),
+    );
+  expect(missing.length).toBeGreaterThan(30);
+  for (const route of missing)
+    for (const headers of [[JSON_TYPE], ['Content-Type: text/plain'], ['Content-Type: ///'], []])
+      for (const [wait, text] of [
+        [['Expect: 100-continue'], ''],
+        [[], 'hello'],
+      ] as const) {
+        const answer = await send(route, [...headers, ...wait, sized('hello')], text);
+        const name = `${named(route)} ${[...headers, ...wait].join(' | ')}\n${answer}`;
+        expect([404, 405], name).toContain(statusOf(answer));
+        expect(answer, name).not.toContain('100 Continue');
+      }
+  await expectNothing('at the end');
 });
 
 describe('a checksum that comes with a body', () => {

@@ -106,7 +106,8 @@ const noise = fc.oneof(
     .map((bytes) => [...bytes].map((byte) => `%${byte.toString(16).padStart(2, '0')}`).join('')),
 );
 const segment = fc.oneof({ weight: 4, arbitrary: nasty }, { weight: 2, arbitrary: noise });
-const below = fc.oneof(
+/** A path that should lead nowhere, or to where it says. */
+export const hostilePath = fc.oneof(
   { weight: 12, arbitrary: fc.array(segment, { maxLength: 6 }).map((segments) => segments.join('/')) },
   {
     weight: 1,
@@ -146,7 +147,7 @@ const json = (kind: string, from: string, to: string): string =>
   JSON.stringify({ kind, from, to, onExists: 'replace' });
 
 export const request: fc.Arbitrary<Request> = fc
-  .tuple(prefix, service, below, below)
+  .tuple(prefix, service, hostilePath, hostilePath)
   .chain(([head, base, path, other]) =>
     fc.oneof(
       {

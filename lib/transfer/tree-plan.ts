@@ -70,7 +70,7 @@ class Planner {
   async add(file: PlannedFile): Promise<void> {
     this.files++;
     if (this.#row.kind !== 'delete' && !file.end && file.size >= this.#deps.config.partThresholdBytes)
-      return this.#write([file], file.size);
+      return this.#write([file]);
     const most = this.pages.length < FIRST.pages ? FIRST.files : PAGE_FILES;
     if (this.#open.length >= most || (this.#bytes > 0 && this.#bytes + file.size > PAGE_BYTES))
       await this.flush();
@@ -79,13 +79,13 @@ class Planner {
   }
 
   async flush(): Promise<void> {
-    const [files, bytes] = [this.#open, this.#bytes];
+    const files = this.#open;
     this.#open = [];
     this.#bytes = 0;
-    if (files.length > 0) await this.#write(files, bytes);
+    if (files.length > 0) await this.#write(files);
   }
 
-  async #write(files: readonly PlannedFile[], bytes: number): Promise<void> {
+  async #write(files: readonly PlannedFile[]): Promise<void> {
     const { id, epoch, starts } = this.#row;
     if (this.pages.length === MOST_PAGES)
       throw new Failure(

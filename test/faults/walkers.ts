@@ -101,10 +101,9 @@ export function walkFolder(root: string, opts: { readonly follow?: { readonly st
     const facts = lstatSync(bytesOfRaw(real));
     if (facts.isFile()) return addFile(raw, bytesOfRaw(real), facts.size);
     if (!facts.isDirectory()) return add({ raw, is: 'special', size: 0 });
-    const holder = realpathSync.native(
-      nativeOf(root, raw.slice(0, Math.max(0, raw.lastIndexOf('/')))),
-      'buffer',
-    ).toString('latin1');
+    const holder = realpathSync
+      .native(nativeOf(root, raw.slice(0, Math.max(0, raw.lastIndexOf('/')))), 'buffer')
+      .toString('latin1');
     const holders = [...through, holder];
     if (holders.some((one) => one === real || one.startsWith(`${real}/`)))
       return add({ raw, is: 'link', size: 0 });

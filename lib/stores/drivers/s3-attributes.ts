@@ -7,7 +7,7 @@ import type { StorePath } from '../../path.ts';
 import { type AttributeName, type Attributes, lacking, namesOf, without } from '../attributes.ts';
 import type { Call, FileEntry, WriteCall } from '../driver.ts';
 import type { S3ExtraArgs } from './s3-config.ts';
-import { S3Error } from './s3-errors.ts';
+import { BROKEN, S3Error } from './s3-errors.ts';
 import { escapeText } from './s3-http.ts';
 
 export const KEPT = [
@@ -154,6 +154,15 @@ const REFUSED: Readonly<Record<string, readonly AttributeName[]>> = {
   InvalidArgument: ['storageClass', 'tags'],
 };
 
+/**
+ * A server may refuse headers that are too long for it and close the connection over its own answer (versitygw does): that
+ * looks like a broken line. S3 promises to take 2 KiB of metadata; what is longer and breaks so often is taken for refused.
+ */
+const LONG_HEADERS = 2048;
+const LONG_TRIES = 4;
+const lengthOf = (headers: Readonly<Record<string, string>>): number =>
+  Object.entries(headers).reduce((sum, [name, value]) => sum + name.length + value.length, 0);
+
 export interface Taken<T> {
   readonly answer: T;
   readonly sent: Sent;
@@ -167,12 +176,17 @@ export async function asTaken<T>(
   send: (headers: Readonly<Record<string, string>>) => Promise<T>,
 ): Promise<Taken<T>> {
   const notKept: AttributeName[] = namesOf(attributes ?? {}).filter((name) => settled.has(name));
-  for (;;) {
+  for (let broken = 0; ; ) {
     const sent: Sent = without(attributes ?? {}, notKept);
+    const headers = sentAs(sent);
     try {
-      return { answer: await send(sentAs(sent)), sent, notKept };
+      return { answer: await send(headers), sent, notKept };
     } catch (error) {
-      const code = error instanceof S3Error ? error.code : '';
+      let code = error instanceof S3Error ? error.code : '';
+      if (BROKEN.has(code) && lengthOf(headers) > LONG_HEADERS) {
+        if (++broken < LONG_TRIES) continue;
+        code = 'RequestHeaderSectionTooLarge';
+      }
       const next = REFUSED[code]?.find((name) => name in sent);
       if (next === undefined) throw error;
       notKept.push(next);

@@ -13,7 +13,7 @@ import {
 import { ROOT, type StorePath } from '../../path.ts';
 import type { Call, WriteCall } from '../driver.ts';
 import { bareTag, changed, letGo, occupied, quotedTag, type S3Connection } from './s3-client.ts';
-import { S3Error } from './s3-errors.ts';
+import { BROKEN, S3Error } from './s3-errors.ts';
 
 interface Conditions {
   readonly IfNoneMatch?: '*';
@@ -78,9 +78,6 @@ async function prove(s3: S3Connection, call: Call): Promise<{ create: boolean; m
     await remove().catch(() => undefined);
   }
 }
-
-/** Codes of a connection that ended while a body was on its way. */
-const BROKEN: ReadonlySet<string> = new Set(['ECONNRESET', 'EPIPE', 'UND_ERR_SOCKET']);
 
 /**
  * A server that refuses a body before it has read it may close the connection over its own answer (versitygw does), so

@@ -280,3 +280,6 @@ function fallback(error: S3Error): Rule {
   if (error.status !== undefined) return byStatus(error.status);
   return /^(E[A-Z]|UND_ERR_|ERR_)/.test(error.code) ? ['unavailable'] : ['bug'];
 }
+
+/** Codes of a connection that ended while a body was on its way. */
+export const BROKEN: ReadonlySet<string> = new Set(['ECONNRESET', 'EPIPE', 'UND_ERR_SOCKET']);

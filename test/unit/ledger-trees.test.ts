@@ -101,7 +101,7 @@ describe('a page', () => {
       leftOut: none,
     });
     expect(await ledger.trees.totals('tnobody')).toEqual({
-      done: none,
+      done: { ...none, directories: 0 },
       skipped: none,
       failed: none,
       leftOut: none,

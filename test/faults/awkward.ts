@@ -133,7 +133,8 @@ export class AwkwardFolder {
       if (random() < 0.15) {
         // a directory of that name, and something in it
         this.#dir(`${within}${name}`);
-        if (random() < 0.7) this.#file(`${within}${name}/in it`);
+        // an empty one with a reserved name is listed as a file that is on its way
+        if (random() < 0.7 || isReserved(name)) this.#file(`${within}${name}/in it`);
       } else this.#file(within + name, random() < 0.2 ? 0 : undefined);
     }
     this.#file('large', 0);

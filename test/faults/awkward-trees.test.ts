@@ -79,7 +79,7 @@ requireServer('redis', 'minio')('an awkward tree', () => {
   const pairs = ['folder', 'MinIO'].flatMap((from) => ['folder', 'MinIO'].map((to) => ({ from, to })));
 
   for (const { from, to } of pairs)
-    test.concurrent(`from ${from} to ${to}`, { timeout: 180_000 + SEEDS * 20_000 }, async () => {
+    test.concurrent(`from ${from} to ${to}`, { timeout: 180_000 + SEEDS * 60_000 }, async () => {
       for (const seed of seeds) {
         try {
           await scene(from, to, seed);

@@ -300,14 +300,16 @@ export interface Uploads {
 /** Trees: a page of files is a row, a file is not. */
 export interface Trees {
   /**
-   * The whole plan, in order; one that is there already stays as it is. `false`: stale.
-   * @param stagedBytes what it takes of staging for as long as it is kept
+   * The whole plan, in order, or what is added to one of `after` pages; a plan that is there already, or has more pages
+   * by now, stays as it is. `false`: stale.
+   * @param stagedBytes what they take of staging for as long as they are kept
    */
   addPages(
     id: string,
     epoch: number,
     pages: readonly Pick<TreePage, 'page' | keyof EntryCount>[],
     stagedBytes: number,
+    after?: number,
   ): Promise<boolean>;
   planned(id: string): Promise<{
     readonly pages: number;

@@ -49,14 +49,18 @@ export function trees(core: Core, statements: Statements, claims: Claims): Trees
     reader.run(async (db) => (await pages(db, id, after, limit, open).execute()).map(pageOf));
 
   return {
-    addPages: (id, epoch, planned, stagedBytes) =>
+    addPages: (id, epoch, planned, stagedBytes, after) =>
       writer.run(async (db) => {
         const row = await current(db, id, epoch);
         if (!row) return false;
-        if (row.planned === 1) return true;
+        const isNext =
+          after === undefined
+            ? row.planned === 0
+            : row.planned === 1 && (await planOf(db, id)).pages === after;
+        if (!isNext) return true;
         for (const { page, files, bytes, directories } of planned)
           await addPage.all(db, { id, page, files, bytes, directories });
-        const plan = { planned: 1, staged_bytes: stagedBytes };
+        const plan = { planned: 1, staged_bytes: (after === undefined ? 0 : row.staged_bytes) + stagedBytes };
         await db.updateTable('transfers').set(plan).where('id', '=', id).execute();
         return true;
       }),

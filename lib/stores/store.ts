@@ -28,6 +28,8 @@ import { type Telling, toldMultipart, toldServerCopy } from './told.ts';
 export type { Draft, MismatchKind, PrepareOptions, Published } from './draft.ts';
 
 const REMOVE_PAGE = 1000;
+/** So often what is removed may turn out to have more below it. */
+const MOST_ROUNDS = 16;
 
 export interface HiddenObject {
   /** Where nothing is. @throws Failure `already-exists` */
@@ -59,6 +61,9 @@ export function removablePath(entry: Entry): StorePath | undefined {
   if (entry.kind === 'dir') return `${entry.path}/` as StorePath;
   return entry.kind === 'other' && !isRemovable(entry) ? undefined : entry.path;
 }
+
+/** What can be in a directory says how it may be called. */
+const inDirectory = (dir: StorePath): StorePath => `${dir.replace(/\/$/, '')}/x` as StorePath;
 
 export class Store {
   /** As it is configured; in messages, notes, metrics and the ledger. */
@@ -101,7 +106,7 @@ export class Store {
     this.makeDirectory =
       makeDirectory &&
       (async (dir, signal) => {
-        if (dir !== ROOT) this.#fits('put', dir);
+        if (dir !== ROOT) this.#fits('put', inDirectory(dir));
         return this.#attempt('make', dir, signal, () => makeDirectory.call(args.driver, dir, { signal }));
       });
   }
@@ -167,7 +172,7 @@ export class Store {
     const left: NotRemoved[] = [];
     // a flat store takes any key, and may hold some that it never lets us read
     if (this.traits.namespace === 'hierarchical')
-      for (const path of paths) this.#fits('remove', path.replace(/\/$/, '') as StorePath);
+      for (const path of paths) this.#fits('remove', path.endsWith('/') ? inDirectory(path) : path);
     for (let at = 0; at < paths.length; at += REMOVE_PAGE) {
       const page = paths.slice(at, at + REMOVE_PAGE);
       const failures = await this.#attempt('remove', page[0]!, signal, () =>
@@ -190,11 +195,22 @@ export class Store {
     const found = path === ROOT ? false : await this.#isThere(path, signal);
     const below = await this.#removeBelow(path, found === true, signal);
     if (below.unseen && found !== true) throw this.#unknown(path, found || undefined, below.unseen);
-    const { unseen, stays } = below;
-    let { removed } = below;
+    const { unseen } = below;
+    let { removed, stays } = below;
     if (path !== ROOT) await this.remove([path], signal);
     if (below.there) removed++;
     if (!unseen) await this.prune(path, signal);
+    // a server may hide keys behind others: MinIO lists no `a/b` while there is an `a`
+    for (let round = 1, last = removed; !unseen && this.traits.namespace === 'flat' && last > 0; round++) {
+      if (round === MOST_ROUNDS)
+        throw new Failure(
+          'conflict',
+          `removed ${removed} at ${this.name}:${path}, and after ${round} times there was something still, or again`,
+          { op: 'remove', store: this.name, path },
+        );
+      ({ removed: last, stays } = await this.#removeBelow(path, false, signal));
+      removed += last;
+    }
     const [first] = stays;
     if (first)
       throw new Failure(
@@ -338,6 +354,11 @@ export class Store {
   #mayName(op: string, path: StorePath): void {
     const why = path === ROOT ? undefined : this.#driver.refuses(path);
     if (why) throw new Failure('invalid', `Invalid path: ${why}`, { op, store: this.name, path });
+  }
+
+  /** Why no directory of this name can be here; a sentence. */
+  refusesDirectory(dir: StorePath): string | undefined {
+    return this.refuses(inDirectory(dir));
   }
 
   /** Why no object of this name can be here; a sentence. */

@@ -70,6 +70,8 @@ class Archive {
   readonly #signal: AbortSignal;
   /** What is not in it. */
   readonly #missing: EndedFile[] = [];
+  /** Files that what comes may lie below: a store of keys holds an `a` and an `a/b`, and lists them in order. */
+  readonly #above: string[] = [];
 
   constructor(deps: TransferDeps, row: Transfer, from: Place, signal: AbortSignal) {
     this.#deps = deps;
@@ -88,7 +90,7 @@ class Archive {
       const planned = plannedOf(this.#deps, this.#from, entry, this.#row);
       const name = baseName(this.#from.path) + planned.below;
       const member = name.startsWith('/') ? name.slice(1) : name;
-      const end = planned.end ?? this.#notInTar(planned, member);
+      const end = planned.end ?? this.#notInTar(planned, member) ?? this.#belowFile(planned, member);
       if (end) this.#leaveOut(planned, end);
       // what is missing is all named, and for nothing else is it worth reading on
       else if (!this.failure) yield* this.#member(member, planned, opened);
@@ -123,6 +125,17 @@ class Archive {
     const why = dir && member === '' ? undefined : whyNotInTar(member);
     if (why === undefined) return undefined;
     const message = `${nameOf(placeBelow(this.#from, below))}: ${why}`;
+    return { state: 'left-out', failure: { kind: 'unsupported', message } };
+  }
+
+  /** Who unpacks an archive with both gets one of them. */
+  #belowFile({ below, dir }: PlannedFile, member: string): FileEnd | undefined {
+    const above = this.#above;
+    while (above.length > 0 && !member.startsWith(above.at(-1)!)) above.pop();
+    const file = above.find((one) => member.startsWith(`${one}/`) || (dir && member === one));
+    if (!dir && file === undefined) above.push(member);
+    if (file === undefined) return undefined;
+    const message = `${nameOf(placeBelow(this.#from, below))}: an archive cannot hold both '${file}' as a file and something below it`;
     return { state: 'left-out', failure: { kind: 'unsupported', message } };
   }
 

@@ -325,7 +325,8 @@ function record(
 export function targetOf(deps: TransferDeps, row: Transfer, { below, dir }: PlannedFile): Place | Failure {
   const to = placeBelow(placeOf(row, row.to), below);
   if (row.kind === 'delete' || (dir && to.path === ROOT)) return to;
-  const why = storeAt(deps, to).refuses(to.path);
+  const store = storeAt(deps, to);
+  const why = dir ? store.refusesDirectory(to.path) : store.refuses(to.path);
   if (why === undefined) return to;
   return new Failure('invalid', `could not put ${nameOf(to)}: ${why}`, { store: to.store, path: to.path });
 }

@@ -2,10 +2,10 @@
 
 import { Failure } from '../errors.ts';
 import type { Trees } from '../ledger/contract.ts';
-import type { EntryCount, Place, Transfer } from '../ledger/transfer.ts';
-import type { TransferDeps } from './deps.ts';
+import type { EntryCount, Place, Transfer, TreePage } from '../ledger/transfer.ts';
+import { nameOf, type TransferDeps } from './deps.ts';
 import { entriesOf, nothingAt, plannedOf } from './tree-entries.ts';
-import { countOf, type PlannedFile, writePlanPage } from './tree-pages.ts';
+import { countOf, keyOf, type PlannedFile, readResult, writePlanPage } from './tree-pages.ts';
 
 export interface TreeDeps extends TransferDeps {
   readonly ledger: TransferDeps['ledger'] & { readonly trees: Trees };
@@ -50,6 +50,53 @@ export async function planTree(
   return deps.ledger.trees.addPages(row.id, row.epoch, planner.pages, 2 * planner.stagedBytes);
 }
 
+/** So often a tree that is removed may turn out to have more in it. */
+const MOST_ROUNDS = 16;
+
+/**
+ * What is still there of a tree that was removed: a server may hide keys behind others (MinIO lists no `a/b` while there
+ * is an `a`), and a folder that was emptied may be in one that nobody may write to. It is added to the plan, apart from
+ * what has its end: so it goes as well, or is named.
+ * @param known its pages, which have all ended
+ * @returns `false`: nothing was added
+ */
+export async function planRest(
+  deps: TreeDeps,
+  row: Transfer,
+  root: Place,
+  known: AsyncIterable<TreePage>,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const stays = new Set<string>();
+  const rounds = new Set<number>();
+  const planner = new Planner(deps, row, signal);
+  let pages = 0;
+  for await (const { page, failed, skipped, leftOut } of known) {
+    if (failed.files > 0) return false; // a retry looks again
+    pages++;
+    rounds.add(Math.floor(page / MOST_PAGES));
+    planner.beginAfter(page);
+    if (skipped.files + leftOut.files === 0) continue;
+    for (const file of (await readResult(deps.staging, row.id, page, signal))?.files ?? [])
+      if (file.state !== 'done') stays.add(keyOf(file));
+  }
+  if (pages === 0) return false;
+  for await (const page of entriesOf(deps, root, row, signal))
+    for (const entry of page) {
+      const planned = plannedOf(deps, root, entry, row);
+      if (!stays.has(keyOf(planned))) await planner.add(planned);
+    }
+  await planner.flush();
+  if (planner.files === 0) return false;
+  if (rounds.size >= MOST_ROUNDS)
+    throw new Failure(
+      'conflict',
+      `${nameOf(root)}: ${planner.files} files were there still, or again, after everything in it was removed ${rounds.size} times`,
+    );
+  await deps.ledger.trees.addPages(row.id, row.epoch, planner.pages, 2 * planner.stagedBytes, pages);
+  return true;
+}
+
 class Planner {
   files = 0;
   /** Of the pages themselves. */
@@ -60,11 +107,20 @@ class Planner {
   readonly #signal: AbortSignal;
   #open: PlannedFile[] = [];
   #bytes = 0;
+  #next: number;
 
   constructor(deps: TreeDeps, row: Transfer, signal: AbortSignal) {
     this.#deps = deps;
     this.#row = row;
     this.#signal = signal;
+    const { epoch, starts } = row;
+    this.#next = ((epoch % EPOCHS) * STARTS + (starts % STARTS)) * MOST_PAGES;
+  }
+
+  /** A page that is there may be of this round too, for their numbers come again. */
+  beginAfter(page: number): void {
+    const round = Math.floor(this.#next / MOST_PAGES);
+    if (Math.floor(page / MOST_PAGES) === round) this.#next = Math.max(this.#next, page + 1);
   }
 
   async add(file: PlannedFile): Promise<void> {
@@ -86,14 +142,13 @@ class Planner {
   }
 
   async #write(files: readonly PlannedFile[]): Promise<void> {
-    const { id, epoch, starts } = this.#row;
-    if (this.pages.length === MOST_PAGES)
+    const { id } = this.#row;
+    if ((this.#next + 1) % MOST_PAGES === 0)
       throw new Failure(
         'invalid',
         `this tree has more than ${this.files.toLocaleString('en-US')} files: carry the folders in it one by one`,
       );
-    const round = (epoch % EPOCHS) * STARTS + (starts % STARTS);
-    const page = round * MOST_PAGES + this.pages.length;
+    const page = this.#next++;
     this.stagedBytes += await writePlanPage(this.#deps.staging, id, page, files, this.#signal);
     this.pages.push({ page, ...countOf(files) });
   }

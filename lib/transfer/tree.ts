@@ -9,7 +9,7 @@ import { endStaged } from './fetch.ts';
 import { stageArchive } from './tree-archive.ts';
 import { failedFiles, TOLD, tellLeftOut, unsupportedFailure } from './tree-endings.ts';
 import { type EndedFile, readResult } from './tree-pages.ts';
-import { placeOf, planTree, type TreeDeps } from './tree-plan.ts';
+import { placeOf, planRest, planTree, type TreeDeps } from './tree-plan.ts';
 
 /** Pages with a job at once: what a million files are. */
 const OUTSTANDING = 1000;
@@ -53,7 +53,11 @@ export async function runTree(deps: TreeDeps, row: Transfer, attempt: TreeAttemp
     const onPlanned = (): void => attempt.onProgress(0, undefined);
     if (!(await planTree(deps, row, root, { signal, onPlanned }))) return 'stale';
   }
-  const open = await trees.openPages(row.id, -1, OUTSTANDING);
+  let open = await trees.openPages(row.id, -1, OUTSTANDING);
+  if (open.length === 0 && row.kind === 'delete') {
+    await clearAway(deps, row, attempt);
+    open = await trees.openPages(row.id, -1, OUTSTANDING);
+  }
   if (open.length === 0) return endTree(deps, row, attempt);
   await attempt.handOut(open, open.length < OUTSTANDING ? open.length : await trees.open(row.id));
   return 'handed-out';
@@ -66,6 +70,14 @@ const notYet = ({ to }: Transfer): Failure =>
     { op: 'publish', retryAfterMs: COME_BACK_MS },
   );
 
+/** The empty folders of a tree whose files were removed; what is there still is planned anew. */
+async function clearAway(deps: TreeDeps, row: Transfer, { signal, onRest }: TreeAttempt): Promise<void> {
+  onRest();
+  const root = placeOf(row, row.to);
+  await storeAt(deps, root).prune(root.path, signal);
+  await planRest(deps, row, root, pagesOf(deps, row.id), signal);
+}
+
 async function endTree(
   deps: TreeDeps,
   row: Transfer,
@@ -73,11 +85,7 @@ async function endTree(
 ): Promise<TreeEnd> {
   const { trees, transfers, objects } = deps.ledger;
   onRest();
-  if (row.kind === 'delete') {
-    const to = placeOf(row, row.to);
-    await storeAt(deps, to).prune(to.path, signal);
-    await objects.forget(to);
-  }
+  if (row.kind === 'delete') await objects.forget(placeOf(row, row.to));
   const files = await trees.totals(row.id);
   if (files.leftOut.files > 0) tellLeftOut(deps, row, files, await firstLeftOut(deps, row, signal));
   if (files.failed.files > 0 || (files.leftOut.files > 0 && row.onUnsupported === 'fail')) {

@@ -39,6 +39,12 @@ const hasDots = (hex: string): boolean =>
     .split('/')
     .some((name) => name === '.' || name === '..');
 
+const folded = (path: StorePath): StorePath => path.replace(/\/+/g, '/').replace(/\/$/, '') as StorePath;
+const fitsFolder = (path: StorePath): boolean =>
+  !hasDots(hexOf(path)) &&
+  !path.includes('\0') &&
+  path.split('/').every((name) => hexOf(name).length / 2 <= 255);
+
 requireServer(
   'redis',
   'minio',
@@ -182,7 +188,9 @@ requireServer(
               ? { store, ...writtenPath(`${above}/${path}`) }
               : `${roots[store].replace(/\/$/, '')}/${above}/${percentEncoded(path)}`;
           const response = await post({ kind: 'copy', from: place(from, 'src'), to: place(to, dir) });
-          const holds = held.get(to)!.has(hex) && !hasDots(hex);
+          // in a folder runs of slashes are as good as one, and so is one at the end
+          const asHeld = to === 'other' ? folded(path) : path;
+          const holds = (held.get(to)!.has(hex) && !hasDots(hex)) || (asHeld !== path && fitsFolder(asHeld));
           if (response.status === 400) {
             const { message } = (await response.json()) as { message: string };
             expect(holds, `${percentEncoded(path)}: ${message}`).toBe(false);
@@ -190,10 +198,10 @@ requireServer(
           }
           expect(response.status).toBe(202);
           const view = await ended(response);
-          if (view.state === 'succeeded') expected.push(hex);
+          if (view.state === 'succeeded') expected.push(hexOf(asHeld));
           else expect(view.failure?.message, hex).toBeTruthy();
           expect(view.state === 'succeeded', `${percentEncoded(path)}: ${view.failure?.message}`).toBe(holds);
-          expect(view.to).toEqual({ store: to, ...writtenPath(`${dir}/${path}`) });
+          expect(view.to).toEqual({ store: to, ...writtenPath(`${dir}/${asHeld}`) });
         };
         const queue = some.entries();
         await Promise.all(

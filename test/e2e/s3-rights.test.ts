@@ -2,7 +2,12 @@ import { randomUUID } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ListObjectsV2Command, PutObjectCommand, type S3Client } from '@aws-sdk/client-s3';
+import {
+  GetObjectTaggingCommand,
+  ListObjectsV2Command,
+  PutObjectCommand,
+  type S3Client,
+} from '@aws-sdk/client-s3';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { configOf } from '../../lib/config.ts';
 import { openDeps } from '../../lib/deps.ts';
@@ -89,9 +94,10 @@ async function carry(scene: Scene, given: Pick<NewTransfer, 'kind'> & Partial<Ne
     const { transfer } = await transfers.accept(wish, undefined, digests ? Date.now() + 60_000 : undefined);
     await deps.queue.submit(transfer);
     await eventually(async () => (await transfers.get(id))?.endedMs !== undefined, 30_000);
-    const { state, failure } = (await transfers.get(id))!;
+    const { state, failure, result } = (await transfers.get(id))!;
     if (failure?.kind === 'denied') throw new Refused(failure.message);
     expect([state, failure]).toEqual(['succeeded', undefined]);
+    return result;
   } finally {
     await pool.close();
     await deps.close();
@@ -289,6 +295,25 @@ requireServer('redis', 'minio')('the least rights at S3', () => {
       expect(await scene.keys()).toEqual(THERE);
     });
   });
+
+  test.each([
+    ['both rights of tags', [READ, WRITE, 's3:GetObjectTagging', 's3:PutObjectTagging']],
+    ['no right to read tags', [READ, WRITE, 's3:PutObjectTagging']],
+    ['no right to give tags', [READ, WRITE, 's3:GetObjectTagging']],
+    ['no right of tags', [READ, WRITE]],
+  ])(
+    'a copy of an object with tags, with %s, is made, and has them or says that it has not',
+    async (_, rights) => {
+      const scene = await sceneWith(rights);
+      const key = (path: string) => ({ Bucket: BUCKET, Key: `${scene.prefix}/${path}` });
+      await root.send(new PutObjectCommand({ ...key('a.txt'), Body: 'a.txt', Tagging: 'stage=prod' }));
+      const from = { store: 'artifacts', path: parsePath('a.txt') };
+      const result = await carry(scene, { kind: 'copy', from }, 'copied.txt');
+      const { TagSet } = await root.send(new GetObjectTaggingCommand(key('copied.txt')));
+      expect(result?.notKept ?? []).toEqual(TagSet?.length === 1 ? [] : ['tags']);
+      if (rights.length === 4) expect(TagSet).toEqual([{ Key: 'stage', Value: 'prod' }]);
+    },
+  );
 
   test('a GET of what is missing is 404 where the server says so, and 403 where it may be a directory', async () => {
     for (const [rights, path, status] of [

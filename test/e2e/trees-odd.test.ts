@@ -1,6 +1,15 @@
 /** Trees with something in them that no copy can carry, or that takes a decision: one case each. */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { giveAway, Humble } from '../faults/humble.ts';
@@ -161,6 +170,34 @@ requireServer('redis')('a tree with odd things in it', () => {
     expect(view).toMatchObject({ state: 'succeeded', files: counted(6, 0, 0, 0) });
     expect(existsSync(from)).toBe(false);
     expect(existsSync('/etc/hostname')).toBe(true);
+  });
+
+  test('an empty directory whose name is one of a file on its way is a directory as any other', async () => {
+    const names = [
+      '.artifact.uploading.abcdefgh',
+      `.longshore-${'0'.repeat(16)}-t1-00c0ffee-${'0'.repeat(32)}`,
+    ];
+    for (const name of names) {
+      mkdirSync(join(from, name));
+      giveAway(join(from, name));
+    }
+    expect(await copy()).toMatchObject({ state: 'succeeded', files: counted(0, 0, 0, 0, 2) });
+    expect(readdirSync(to).sort()).toEqual(names.sort());
+    const view = await humble.carry({ kind: 'delete', tree: true, to: places().to });
+    expect(view).toMatchObject({ state: 'succeeded', files: counted(0, 0, 0, 0, 2) });
+    expect(existsSync(to)).toBe(false);
+  });
+
+  test('a delete names the directory that it emptied and may not remove', async () => {
+    put('fixed/emptied/b', 'b');
+    chmodSync(join(from, 'fixed'), 0o555);
+    const view = await humble.carry({ kind: 'delete', tree: true, to: `t${nth}` });
+    expect(view).toMatchObject({ state: 'failed', files: counted(1, 0, 1, 0), failure: { kind: 'denied' } });
+    expect(view.failure?.message).toContain(`t${nth}/fixed/emptied`);
+    expect(readdirSync(join(from, 'fixed/emptied'))).toEqual([]);
+    chmodSync(join(from, 'fixed'), 0o755);
+    await humble.fetch(`/api/v1/transfers/${view.id}/retry`, { method: 'POST' });
+    await expect.poll(() => existsSync(from), { timeout: 30_000 }).toBe(false);
   });
 
   test.each([

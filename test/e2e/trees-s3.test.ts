@@ -7,6 +7,7 @@ import {
   HeadObjectCommand,
   ListMultipartUploadsCommand,
   ListObjectsV2Command,
+  PutObjectCommand,
   S3Client,
 } from '@aws-sdk/client-s3';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -127,5 +128,38 @@ requireServer('redis', 'minio')('a tree on S3', () => {
     expect(await service.carry({ kind: 'delete', tree: true, to: 'there' })).toMatchObject(succeeded);
     expect(await inBucket('there')).toEqual(new Map());
     expect(await inBucket('dst')).toEqual(wanted);
+  });
+
+  /** MinIO lists no key below one that is an object itself. */
+  async function putBehindOthers(prefix: string): Promise<readonly string[]> {
+    const keys = ['a', 'a/b', 'a/b/c', 'a/b/d', 'z'].map((name) => `root/${prefix}/${name}`);
+    for (const Key of keys) await s3.send(new PutObjectCommand({ Bucket: 'trees', Key, Body: Key }));
+    const { KeyCount } = await s3.send(
+      new ListObjectsV2Command({ Bucket: 'trees', Prefix: `root/${prefix}/` }),
+    );
+    expect(KeyCount, 'some are not listed').toBe(2);
+    return keys;
+  }
+  async function expectGone(keys: readonly string[]): Promise<void> {
+    for (const Key of keys)
+      await expect(s3.send(new HeadObjectCommand({ Bucket: 'trees', Key })), Key).rejects.toMatchObject({
+        $metadata: { httpStatusCode: 404 },
+      });
+  }
+
+  test('keys that a listing tells only once others are gone are removed with the tree', async () => {
+    const keys = await putBehindOthers('behind');
+    expect(await service.carry({ kind: 'delete', tree: true, to: 'behind' })).toMatchObject({
+      state: 'succeeded',
+      files: { done: { files: 5 } },
+    });
+    await expectGone(keys);
+  });
+
+  test.each(['', '/a'])("MLflow's DELETE removes them as well: of the directory%s", async (below) => {
+    const keys = await putBehindOthers('behind');
+    const url = `/api/2.0/mlflow-artifacts/artifacts/behind${below}`;
+    expect((await service.fetch(url, { method: 'DELETE' })).status).toBe(200);
+    await expectGone(below === '' ? keys : keys.slice(0, -1));
   });
 });

@@ -133,8 +133,7 @@ export class AwkwardFolder {
       if (random() < 0.15) {
         // a directory of that name, and something in it
         this.#dir(`${within}${name}`);
-        // an empty one with a reserved name is listed as a file that is on its way
-        if (random() < 0.7 || isReserved(name)) this.#file(`${within}${name}/in it`);
+        if (random() < 0.7) this.#file(`${within}${name}/in it`);
       } else this.#file(within + name, random() < 0.2 ? 0 : undefined);
     }
     this.#file('large', 0);

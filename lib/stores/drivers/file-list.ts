@@ -56,14 +56,8 @@ export async function* listFolder(
       yield [closed(at.dir, error)];
       continue;
     }
-    if (call.deep && empty && at.dir !== ROOT) yield [emptyDirectory(hidden, at.dir)];
+    if (call.deep && empty && at.dir !== ROOT) yield [{ kind: 'dir', path: at.dir }];
   }
-}
-
-/** One that is called as a hidden file is no directory that anybody could name. */
-function emptyDirectory(hidden: HiddenNames, dir: StorePath): Entry {
-  const is = hidden.kindOf(dir);
-  return is === undefined ? { kind: 'dir', path: dir } : reserved(dir, is);
 }
 
 /**

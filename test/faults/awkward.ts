@@ -270,7 +270,7 @@ export function awkwardKeys(prefix: string, seed: number): Map<string, Buffer> {
   put('ends//', 0);
   put('up/../there');
   put('./here');
-  put('long/'.repeat(30) + 'x');
+  put(`${'long/'.repeat(30)}x`);
   put(`${'l'.repeat(250)}/${'l'.repeat(250)}/${'l'.repeat(250)}/x`);
   put('large', 9 * 1024 * 1024);
   return keys;

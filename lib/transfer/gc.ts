@@ -123,7 +123,7 @@ async function expired(
   const { nowMs, signal } = opts;
   if (opts.dryRun) {
     for (const row of (await transfers.expiredStaged(nowMs, PAGE * PAGES)).filter(mine))
-      await tally.remove(row.id, bytesOf(row), async () => true);
+      if (!isPlan(row)) await tally.remove(row.id, bytesOf(row), async () => true);
     return;
   }
   // the other task's rows stay where they are: the page grows by them until it shows something of ours
@@ -131,17 +131,22 @@ async function expired(
     throwIfAborted(signal);
     const page = await transfers.expiredStaged(nowMs, skipped + PAGE);
     const rows = page.filter(mine);
-    const before = tally.items;
+    let released = 0;
     for (const row of rows)
       await tally.remove(row.id, bytesOf(row), async () => {
         if (!(await transfers.freeStaged(row.id, nowMs))) return false;
+        released++;
+        if (isPlan(row)) return false;
         await deps.staging.free(row.id, signal);
         return true;
       });
-    if (page.length < skipped + PAGE || (rows.length > 0 && tally.items === before)) return;
+    if (page.length < skipped + PAGE || (rows.length > 0 && released === 0)) return;
     skipped = page.length - rows.length;
   }
 }
+
+/** What it holds are pages of its plan, which `orphans` removes and counts a day after they were written. */
+const isPlan = (row: Transfer): boolean => row.tree && row.kind !== 'download';
 
 const bytesOf = (row: Transfer): number => row.result?.size ?? row.digests?.size ?? 0;
 

@@ -63,6 +63,29 @@ requireServer('redis')('a collection', () => {
     expect(quay.stagedIds().filter(Boolean).toSorted()).toEqual(['just-now', known.id].toSorted());
   });
 
+  test('of staging counts pages of a tree when they go, a day after they were written, and not when the tree ends', async () => {
+    quay = await openQuay({ redisUrl: redis.url });
+    mkdirSync(quay.fileOf('tree', 'other'));
+    writeFileSync(quay.fileOf('tree/a', 'other'), 'some bytes');
+    await quay.work();
+    const { id } = await quay.submit({
+      kind: 'copy',
+      tree: true,
+      from: quay.place('tree', 'other'),
+      to: quay.place('tree'),
+    });
+    expect((await quay.ended(id)).state).toBe('succeeded');
+    const pages = quay.stagedIds().filter((name) => name?.startsWith(id));
+    expect(pages.length).toBeGreaterThan(0);
+    for (const dryRun of [true, false])
+      expect(await collect('staging', dryRun)).toMatchObject({ items: 0, bytes: 0, failed: 0 });
+    expect(quay.stagedIds()).toEqual(pages);
+    const tomorrow = Date.now() + 25 * 3600_000;
+    for (const dryRun of [true, false])
+      expect(await collect('staging', dryRun, tomorrow)).toMatchObject({ items: pages.length, failed: 0 });
+    expect(quay.stagedIds()).toEqual([]);
+  });
+
   test('of downloads takes those past their lease, but none that was read meanwhile', async () => {
     quay = await openQuay({ redisUrl: redis.url });
     writeFileSync(quay.fileOf('slow', 'other'), 'slow bytes');
